@@ -6,7 +6,7 @@ except ImportError:  # the library also runs where Salt is not installed
     _Base = Exception  # type: ignore[assignment,misc]
 
 
-class WebfarmError(_Base):
+class WebfarmError(_Base):  # type: ignore[misc]
     """Something could not be done; the message names the thing, what was seen and the remedy."""
 
 
@@ -24,4 +24,6 @@ class BadTopology(WebfarmError):
     def __init__(self, mistakes: list[str]) -> None:
         self.mistakes = list(mistakes)
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        super().__init__(f"the pillar `webfarm` has {count}:\n" + "\n".join(f"  {m}" for m in mistakes))
+        super().__init__(
+            f"the pillar `webfarm` has {count}:\n" + "\n".join(f"  {m}" for m in mistakes)
+        )

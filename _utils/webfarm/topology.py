@@ -1,0 +1,407 @@
+"""The cluster as the pillar describes it: sites, farms, servers, balancers, releases.
+
+:func:`parse` turns the pillar ``webfarm`` into a frozen :class:`Topology`, or raises
+:class:`webfarm.errors.BadTopology` with every mistake: its path, what was found, what is allowed.
+"""
+
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
+
+from webfarm import names, releases
+from webfarm.errors import BadTopology, WebfarmError
+
+FENCE_SLOTS = 256  # a pick map shares out this many slots: no more farms in a site than that
+
+
+def _name(value: object) -> str:
+    fault = names.problem(value)
+    if fault:
+        raise ValueError(fault)
+    return str(value)
+
+
+def _address(value: str) -> str:
+    try:
+        return str(ip_address(value))
+    except ValueError:
+        raise ValueError("is not an IP address") from None
+
+
+def _endpoint(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not (port.isdecimal() and 1 <= int(port) <= 65535):
+        raise ValueError("must be ADDRESS:PORT with a port of 1..65535")
+    return f"{_address(host)}:{int(port)}"
+
+
+def _layer_name(value: object) -> str:
+    """A site or a farm: it also names a backend of HAProxy and a key of a map."""
+    name = _name(value)
+    if name == "newest" or name.startswith("webfarm"):
+        raise ValueError(
+            "is reserved: `newest` and names that begin with `webfarm` are Webfarm's own"
+        )
+    return name
+
+
+def _path(value: str) -> str:
+    if not value.startswith("/") or ".." in value.split("/") or not value.isprintable():
+        raise ValueError("must be an absolute path without '..'")
+    if set(value) & set(" \t'\"`$;&|<>(){}*?\\#%"):
+        raise ValueError("contains a character that is not allowed in a path here")
+    return value
+
+
+def _version(value: object) -> object:
+    """YAML reads an unquoted ``8.2`` as a number, and 8.10 would silently become 8.1."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise ValueError("is a number for YAML, put it in quotes")
+    return value
+
+
+Name = Annotated[str, BeforeValidator(_name)]
+LayerName = Annotated[str, BeforeValidator(_layer_name)]
+# validators that run before run in reverse order: the reason for a number comes first
+Version = Annotated[str, BeforeValidator(_name), BeforeValidator(_version)]
+Address = Annotated[str, AfterValidator(_address)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+Path = Annotated[str, AfterValidator(_path)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Weight = Annotated[int, Field(ge=1, le=256)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0, le=86400)]
+SqlName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,31}$")]
+Domain = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")
+]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Balancer(_Model):
+    """One HAProxy node; ``management`` is where statistics and metrics are served."""
+
+    address: Address
+    public: Address | None = None
+    management: Address = "127.0.0.1"
+
+
+class Server(_Model):
+    """One web server, a member of a farm; its key in the pillar is its minion id."""
+
+    address: Address
+    port: Port = 8080
+    hw_profile: Name = "default"
+    weight: Weight = 100
+    max_children: Annotated[int, Field(ge=1, le=4096)] = 20
+
+
+class Farm(_Model):
+    """Servers that share a memcached pool and are upgraded together."""
+
+    servers: Annotated[dict[Name, Server], Field(min_length=1)]
+    memcached: Annotated[list[Endpoint], Field(min_length=1)]
+    sticky_servers: bool = False
+
+    @property
+    def weight(self) -> int:
+        """The farm's share of new sessions: the sum of its servers' weights."""
+        return sum(server.weight for server in self.servers.values())
+
+
+class Database(_Model):
+    """A site's session database."""
+
+    minion: Name
+    address: Address
+    port: Port = 3306
+    name: SqlName = "webfarm"
+    user: SqlName = "webfarm"
+
+
+class Policy(_Model):
+    """What a rollout may do in a site.
+
+    min_capacity
+        Share of the site's weight that must stay in service.
+    floor
+        What happens to a session that only an older farm could answer: ``strict`` 503,
+        ``available`` reset.
+    max_failed
+        Share of a farm's servers that may be quarantined (of two or more, one always may).
+    drain_seconds
+        How long sessions may end by themselves before the farm is closed.
+    quiesce_seconds, on_deadline
+        How long to wait for requests in flight, and what then: ``fail``, ``force`` or ``wait``.
+    soak_seconds
+        How long the opened farm is watched.
+    answer_seconds
+        How long a minion may take to answer.
+    """
+
+    min_capacity: Share = 0.5
+    floor: Literal["strict", "available"] = "strict"
+    max_failed: Share = 0.25
+    drain_seconds: Seconds = 0
+    quiesce_seconds: Annotated[float, Field(gt=0, le=86400)] = 60
+    on_deadline: Literal["fail", "force", "wait"] = "fail"
+    soak_seconds: Seconds = 10
+    answer_seconds: Annotated[float, Field(ge=1, le=600)] = 20
+
+
+class Site(_Model):
+    """Farms behind one layer of site balancers, with one session database."""
+
+    balancers: Annotated[dict[Name, Balancer], Field(min_length=1)]
+    farms: Annotated[dict[LayerName, Farm], Field(min_length=1, max_length=FENCE_SLOTS)]
+    database: Database
+    vip: Address | None = None
+    weight: Weight = 100
+    policy: Policy = Policy()
+
+
+class Tls(_Model):
+    """The PEM file (chain and key) that the primary balancers present."""
+
+    certificate: Path = "/etc/webfarm/tls/public.pem"
+
+
+class Primary(_Model):
+    """The layer that terminates TLS and balances the sites."""
+
+    balancers: Annotated[dict[Name, Balancer], Field(min_length=1)]
+    domain: Domain
+    vip: Address | None = None
+    tls: Tls = Tls()
+
+
+class Store(_Model):
+    """Where the release store is served by rsync."""
+
+    minion: Name
+    address: Address
+
+
+class Preproduction(_Model):
+    """Servers on which releases and packages are certified."""
+
+    servers: dict[Name, Server] = Field(default_factory=dict)
+
+
+class Release(_Model):
+    """An ordered pair: a PHP version and a webapp version."""
+
+    php: Version
+    webapp: Version
+
+
+class Node(_Model):
+    """Where a minion stands; ``site`` and ``farm`` are None where they do not apply."""
+
+    id: str
+    role: Literal["primary", "balancer", "server", "database", "store", "preproduction"]
+    site: str | None = None
+    farm: str | None = None
+    node: Balancer | Server | Database | Store
+
+
+class Topology(_Model):
+    """The whole pillar ``webfarm``."""
+
+    store: Store
+    primary: Primary
+    sites: Annotated[dict[LayerName, Site], Field(min_length=1, max_length=FENCE_SLOTS)]
+    preproduction: Preproduction = Preproduction()
+    releases: Annotated[dict[Version, Release], Field(min_length=1)]
+    target: Version
+    initial: Version
+
+    def nodes(self) -> Iterator[Node]:
+        """Every minion of the cluster, in the pillar's order."""
+        yield Node(id=self.store.minion, role="store", node=self.store)
+        for minion, balancer in self.primary.balancers.items():
+            yield Node(id=minion, role="primary", node=balancer)
+        for name, site in self.sites.items():
+            database = site.database
+            yield Node(id=database.minion, role="database", site=name, node=database)
+            for minion, balancer in site.balancers.items():
+                yield Node(id=minion, role="balancer", site=name, node=balancer)
+            for farm_name, farm in site.farms.items():
+                for minion, server in farm.servers.items():
+                    yield Node(id=minion, role="server", site=name, farm=farm_name, node=server)
+        for minion, server in self.preproduction.servers.items():
+            yield Node(id=minion, role="preproduction", node=server)
+
+    def node(self, minion: str) -> Node:
+        """Where ``minion`` stands; raises :class:`WebfarmError` when the pillar does not name it."""
+        for node in self.nodes():
+            if node.id == minion:
+                return node
+        raise WebfarmError(
+            f"minion {ascii(minion)[:80]} is not in the pillar `webfarm`: add it to a site, a farm, "
+            "the primary or the preproduction, or take the webfarm states off its top file"
+        )
+
+    def site(self, name: str) -> Site:
+        """The site ``name``; the error names the sites that exist."""
+        found = self.sites.get(names.check(name, "site"))
+        if found is None:
+            raise WebfarmError(f"there is no site {name}; the pillar has: {', '.join(self.sites)}")
+        return found
+
+    def farm(self, site: str, name: str) -> Farm:
+        """The farm ``name`` of ``site``; the error names the farms that exist."""
+        farms = self.site(site).farms
+        found = farms.get(names.check(name, "farm"))
+        if found is None:
+            raise WebfarmError(f"site {site} has no farm {name}; it has: {', '.join(farms)}")
+        return found
+
+    def release(self, name: str) -> Release:
+        """The release ``name``; the error names the releases that exist."""
+        found = self.releases.get(names.check(name, "release"))
+        if found is None:
+            known = ", ".join(sorted(self.releases, key=releases.order_key))
+            raise WebfarmError(f"there is no release {name} in the pillar; it has: {known}")
+        return found
+
+
+def parse(data: object) -> Topology:
+    """Build the :class:`Topology` from the pillar's value of ``webfarm``.
+
+    Raises :class:`BadTopology` that lists all mistakes at once.
+    """
+    if not isinstance(data, Mapping):
+        raise BadTopology(
+            [f"webfarm: is {type(data).__name__}, expected a mapping (is the pillar assigned?)"]
+        )
+    plain = {"initial": data.get("target", ""), **data}
+    mistakes = list(_relations(plain))
+    try:
+        topology = Topology.model_validate(plain)
+    except ValidationError as error:
+        raise BadTopology(_shape(error) + mistakes) from None
+    if mistakes:
+        raise BadTopology(mistakes)
+    return topology
+
+
+def _shape(error: ValidationError) -> list[str]:
+    lines = []
+    for fault in error.errors(include_url=False):
+        where = ".".join(
+            [
+                "webfarm",
+                *(
+                    str(ascii(p))[1:-1] if isinstance(p, str) else str(p)
+                    for p in fault["loc"]
+                    if p != "[key]"
+                ),
+            ]
+        )
+        if fault["loc"] == ("initial",) and fault["input"] == "":
+            continue  # it defaults to the target, which is reported as missing
+        if fault["type"] == "missing":
+            lines.append(f"{where[:160]}: is missing")
+            continue
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{where[:160]}: is not a known key")
+            continue
+        message = fault["msg"].removeprefix("Value error, ")
+        lines.append(f"{where[:160]}: {_shown(fault['input'])}: {message[0].lower()}{message[1:]}")
+    return lines
+
+
+def _shown(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _mapping(value: Any, *path: str) -> Mapping[Any, Any]:
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def _relations(data: Mapping[str, Any]) -> Iterator[str]:
+    """Mistakes between entries; works on raw data, so that they show beside mistakes of shape."""
+    yield from _unique_nodes(data)
+    yield from _own_pools(data)
+    release_of: dict[tuple[str, str], str] = {}
+    known = _mapping(data, "releases")
+    for name, release in known.items():
+        if isinstance(release, Mapping):
+            pair = (str(release.get("php")), str(release.get("webapp")))
+            if pair in release_of:
+                yield (
+                    f"webfarm.releases.{name}: is the same pair as {release_of[pair]} "
+                    f"(php {pair[0]}, webapp {pair[1]}); a server could not tell which of them it runs"
+                )
+            release_of.setdefault(pair, str(name))
+    for key in ("target", "initial"):
+        value = data.get(key)
+        if isinstance(value, str) and value and value not in known:
+            allowed = ", ".join(map(str, known)) or "none"
+            yield f"webfarm.{key}: {_shown(value)}: is not in webfarm.releases ({allowed})"
+
+
+def _unique_nodes(data: Mapping[str, Any]) -> Iterator[str]:
+    ids: dict[str, str] = {}
+    addresses: dict[str, str] = {}
+    for path, minion, address in _raw_nodes(data):
+        if minion in ids:
+            yield f"{path}: the minion id {_shown(minion)} is used at {ids[minion]} too"
+        ids.setdefault(minion, path)
+        if isinstance(address, str):
+            if address in addresses:
+                yield f"{path}: the address {_shown(address)} is used at {addresses[address]} too"
+            addresses.setdefault(address, path)
+
+
+def _own_pools(data: Mapping[str, Any]) -> Iterator[str]:
+    """A pool shared by two farms would serve one farm's stale sessions to the other (S3)."""
+    users: dict[str, str] = {}
+    for name, site in _mapping(data, "sites").items():
+        for farm_name, farm in _mapping(site, "farms").items():
+            path = f"webfarm.sites.{name}.farms.{farm_name}.memcached"
+            members = farm.get("memcached") if isinstance(farm, Mapping) else None
+            for member in members if isinstance(members, list) else []:
+                if str(member) in users:
+                    yield (
+                        f"{path}: {_shown(member)}: is used at {users[str(member)]} too; "
+                        "each farm needs its own"
+                    )
+                users.setdefault(str(member), path)
+
+
+def _raw_nodes(data: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    def group(parent: Any, path: str) -> Iterator[tuple[str, str, Any]]:
+        for minion, node in _mapping(parent).items():
+            yield f"{path}.{minion}", str(minion), _mapping(node).get("address")
+
+    store = _mapping(data, "store")
+    if "minion" in store:
+        yield "webfarm.store", str(store["minion"]), store.get("address")
+    yield from group(_mapping(data, "primary", "balancers"), "webfarm.primary.balancers")
+    for name, site in _mapping(data, "sites").items():
+        base = f"webfarm.sites.{name}"
+        database = _mapping(site, "database")
+        if "minion" in database:
+            yield f"{base}.database", str(database["minion"]), database.get("address")
+        yield from group(_mapping(site, "balancers"), f"{base}.balancers")
+        for farm_name, farm in _mapping(site, "farms").items():
+            yield from group(_mapping(farm, "servers"), f"{base}.farms.{farm_name}.servers")
+    yield from group(_mapping(data, "preproduction", "servers"), "webfarm.preproduction.servers")
