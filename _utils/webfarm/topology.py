@@ -6,7 +6,7 @@
 
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -18,7 +18,7 @@ from pydantic import (
     ValidationError,
 )
 
-from webfarm import names, releases
+from webfarm import names, relations, releases
 from webfarm.errors import BadTopology, WebfarmError
 
 FENCE_SLOTS = 256  # a pick map shares out this many slots: no more farms in a site than that
@@ -246,20 +246,20 @@ class Topology(_Model):
             yield Node(id=minion, role="preproduction", node=server)
 
     def node(self, minion: str) -> Node:
-        """Where ``minion`` stands; raises :class:`WebfarmError` when the pillar does not name it."""
+        """Where ``minion`` stands; :class:`WebfarmError` when the pillar does not name it."""
         for node in self.nodes():
             if node.id == minion:
                 return node
         raise WebfarmError(
-            f"minion {ascii(minion)[:80]} is not in the pillar `webfarm`: add it to a site, a farm, "
-            "the primary or the preproduction, or take the webfarm states off its top file"
+            f"minion {ascii(minion)[:80]} is not in the pillar `webfarm`: add it to a site, "
+            "a farm, the primary or the preproduction, or take the webfarm states off its top file"
         )
 
     def site(self, name: str) -> Site:
         """The site ``name``; the error names the sites that exist."""
         found = self.sites.get(names.check(name, "site"))
         if found is None:
-            raise WebfarmError(f"there is no site {name}; the pillar has: {', '.join(self.sites)}")
+            raise WebfarmError(f"there is no site {name}; there are: {', '.join(self.sites)}")
         return found
 
     def farm(self, site: str, name: str) -> Farm:
@@ -289,7 +289,7 @@ def parse(data: object) -> Topology:
             [f"webfarm: is {type(data).__name__}, expected a mapping (is the pillar assigned?)"]
         )
     plain = {"initial": data.get("target", ""), **data}
-    mistakes = list(_relations(plain))
+    mistakes = list(relations.mistakes(plain))
     try:
         topology = Topology.model_validate(plain)
     except ValidationError as error:
@@ -321,87 +321,7 @@ def _shape(error: ValidationError) -> list[str]:
             lines.append(f"{where[:160]}: is not a known key")
             continue
         message = fault["msg"].removeprefix("Value error, ")
-        lines.append(f"{where[:160]}: {_shown(fault['input'])}: {message[0].lower()}{message[1:]}")
+        lines.append(
+            f"{where[:160]}: {relations.shown(fault['input'])}: {message[0].lower()}{message[1:]}"
+        )
     return lines
-
-
-def _shown(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _mapping(value: Any, *path: str) -> Mapping[Any, Any]:
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
-
-
-def _relations(data: Mapping[str, Any]) -> Iterator[str]:
-    """Mistakes between entries; works on raw data, so that they show beside mistakes of shape."""
-    yield from _unique_nodes(data)
-    yield from _own_pools(data)
-    release_of: dict[tuple[str, str], str] = {}
-    known = _mapping(data, "releases")
-    for name, release in known.items():
-        if isinstance(release, Mapping):
-            pair = (str(release.get("php")), str(release.get("webapp")))
-            if pair in release_of:
-                yield (
-                    f"webfarm.releases.{name}: is the same pair as {release_of[pair]} "
-                    f"(php {pair[0]}, webapp {pair[1]}); a server could not tell which of them it runs"
-                )
-            release_of.setdefault(pair, str(name))
-    for key in ("target", "initial"):
-        value = data.get(key)
-        if isinstance(value, str) and value and value not in known:
-            allowed = ", ".join(map(str, known)) or "none"
-            yield f"webfarm.{key}: {_shown(value)}: is not in webfarm.releases ({allowed})"
-
-
-def _unique_nodes(data: Mapping[str, Any]) -> Iterator[str]:
-    ids: dict[str, str] = {}
-    addresses: dict[str, str] = {}
-    for path, minion, address in _raw_nodes(data):
-        if minion in ids:
-            yield f"{path}: the minion id {_shown(minion)} is used at {ids[minion]} too"
-        ids.setdefault(minion, path)
-        if isinstance(address, str):
-            if address in addresses:
-                yield f"{path}: the address {_shown(address)} is used at {addresses[address]} too"
-            addresses.setdefault(address, path)
-
-
-def _own_pools(data: Mapping[str, Any]) -> Iterator[str]:
-    """A pool shared by two farms would serve one farm's stale sessions to the other (S3)."""
-    users: dict[str, str] = {}
-    for name, site in _mapping(data, "sites").items():
-        for farm_name, farm in _mapping(site, "farms").items():
-            path = f"webfarm.sites.{name}.farms.{farm_name}.memcached"
-            members = farm.get("memcached") if isinstance(farm, Mapping) else None
-            for member in members if isinstance(members, list) else []:
-                if str(member) in users:
-                    yield (
-                        f"{path}: {_shown(member)}: is used at {users[str(member)]} too; "
-                        "each farm needs its own"
-                    )
-                users.setdefault(str(member), path)
-
-
-def _raw_nodes(data: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    def group(parent: Any, path: str) -> Iterator[tuple[str, str, Any]]:
-        for minion, node in _mapping(parent).items():
-            yield f"{path}.{minion}", str(minion), _mapping(node).get("address")
-
-    store = _mapping(data, "store")
-    if "minion" in store:
-        yield "webfarm.store", str(store["minion"]), store.get("address")
-    yield from group(_mapping(data, "primary", "balancers"), "webfarm.primary.balancers")
-    for name, site in _mapping(data, "sites").items():
-        base = f"webfarm.sites.{name}"
-        database = _mapping(site, "database")
-        if "minion" in database:
-            yield f"{base}.database", str(database["minion"]), database.get("address")
-        yield from group(_mapping(site, "balancers"), f"{base}.balancers")
-        for farm_name, farm in _mapping(site, "farms").items():
-            yield from group(_mapping(farm, "servers"), f"{base}.farms.{farm_name}.servers")
-    yield from group(_mapping(data, "preproduction", "servers"), "webfarm.preproduction.servers")
