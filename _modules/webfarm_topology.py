@@ -7,6 +7,10 @@ is changed.
 
 from typing import Any
 
+import webfarm
+
+webfarm.renew(__file__)
+
 from webfarm import topology
 
 __virtualname__ = "webfarm_topology"
@@ -65,3 +69,16 @@ def check() -> bool:
     """
     _parsed()
     return True
+
+
+def version() -> str:
+    """
+    Return the version of the library ``webfarm`` that this minion runs.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' webfarm_topology.version
+    """
+    return webfarm.__version__
