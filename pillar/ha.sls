@@ -1,0 +1,42 @@
+# Two balancers in every layer: two primaries, one site with two balancers and two farms.
+webfarm:
+  store:
+    minion: master
+    address: 10.77.0.2
+
+  primary:
+    domain: shop.example
+    tls:
+      certificate: /etc/webfarm/tls/public.pem
+    balancers:
+      lb1: {address: 10.77.0.11, public: 10.77.100.11}
+      lb2: {address: 10.77.0.12, public: 10.77.100.12}
+
+  sites:
+    site1:
+      balancers:
+        site1-lb1: {address: 10.77.1.11}
+        site1-lb2: {address: 10.77.1.12}
+      database: {minion: site1-db1, address: 10.77.1.5}
+      policy: {min_capacity: 0.5, floor: strict}
+      farms:
+        farm1:
+          memcached:
+            - "10.77.1.101:11211"
+            - "10.77.1.102:11211"
+          servers:
+            site1-farm1-ws1: {address: 10.77.1.101, hw_profile: r640, weight: 100}
+            site1-farm1-ws2: {address: 10.77.1.102, hw_profile: r640, weight: 100}
+        farm2:
+          memcached:
+            - "10.77.1.111:11211"
+            - "10.77.1.112:11211"
+          servers:
+            site1-farm2-ws1: {address: 10.77.1.111, hw_profile: r640, weight: 100}
+            site1-farm2-ws2: {address: 10.77.1.112, hw_profile: r640, weight: 100}
+
+  releases:
+    "2026.11.1": {php: "8.2.32", webapp: "1"}
+    "2026.11.2": {php: "8.2.36", webapp: "2"}
+  initial: "2026.11.1"
+  target: "2026.11.2"
