@@ -1,0 +1,283 @@
+"""Carry out one step and prove by observation that it is done; replies are evidence, never proof."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from webfarm.rollout.cluster import Clock, Cluster
+from webfarm.rollout.model import Goal, Memory, Reply, Seen, Step, listed
+from webfarm.rollout.outline import learn
+from webfarm.rollout.planner import decide, lacking, remember
+from webfarm.rollout.situation import Situation
+from webfarm.topology import Site
+
+POLL_FIRST = 0.2
+POLL_LONGEST = 2.0
+SETTLE_SECONDS = 5.0  # after an explicit failure: the observation may be a moment behind
+
+
+@dataclass
+class World:
+    """The last observation, what is remembered, and what is wanted; the engine's only state."""
+
+    goal: Goal
+    site: Site
+    cluster: Cluster
+    clock: Clock
+    memory: Memory
+    seen: Seen = field(default_factory=lambda: Seen({}, {}))
+
+    def observe(self, servers: bool = True) -> None:
+        """Look again; without ``servers`` what they said last is kept."""
+        fresh = self.cluster.observe(self.goal.site, self.goal.farm, servers)
+        self.seen = fresh if servers else replace(fresh, servers=self.seen.servers)
+        self.memory = remember(self.memory, self.goal, self.site, self.seen)
+
+    def next(self) -> Any:
+        """The planner's next step."""
+        return decide(self.goal, self.site, self.seen, self.memory)
+
+    @property
+    def situation(self) -> Situation:
+        """Questions on the last observation."""
+        return Situation(self.goal, self.site, self.seen, self.memory)
+
+
+@dataclass(frozen=True)
+class Result:
+    """``state`` done, failed, unknown or stopped; ``error`` says what failed where."""
+
+    state: str
+    evidence: Mapping[str, Any]
+    error: str = ""
+
+
+Waits = Callable[[str, float], None]
+Stopping = Callable[[], bool]
+
+
+def perform(step: Step, world: World, waits: Waits, stopping: Stopping) -> Result:
+    """Run ``step`` and wait until it is seen done, its deadline has passed, or the operator stops it.
+
+    Only steps that change nothing while they wait can be stopped half-way.
+    """
+    if step.name in ("soft", "soak"):
+        result = _wait(step, world, waits, stopping)
+    elif step.name == "quiesce":
+        result = _quiesce(step, world, waits, stopping)
+    elif step.name in ("preflight", "flush"):
+        result = _through_one(step, world)
+    elif step.function == "haproxy_runtime.set_farms":
+        result = _balancers(step, world, waits)
+    else:
+        result = _servers(step, world, waits)
+    if result.state == "done":
+        world.memory = learn(step, world.memory)
+    return result
+
+
+def _polls(clock: Clock) -> Callable[[], None]:
+    pause = POLL_FIRST
+
+    def sleep() -> None:
+        nonlocal pause
+        clock.sleep(pause)
+        pause = min(POLL_LONGEST, pause * 1.5)
+
+    return sleep
+
+
+def _wait(step: Step, world: World, waits: Waits, stopping: Stopping) -> Result:
+    start = world.clock.monotonic()
+    lowest = 1.0
+    while True:
+        spent = world.clock.monotonic() - start
+        if not world.situation.blind:
+            lowest = min(lowest, world.situation.capacity())
+        if step.name == "soak" and (trouble := _soaked_badly(world)):
+            return Result("failed", {"seconds": round(spent, 1)}, trouble)
+        if step.deadline is not None and spent >= step.deadline:
+            return Result("done", {"seconds": round(spent, 1), "lowest_capacity": lowest})
+        if stopping():
+            return Result("stopped", {"seconds": round(spent, 1)})
+        waits(step.why, spent)
+        world.clock.sleep(min(POLL_LONGEST, (step.deadline or spent) - spent))
+        world.observe(servers=False)
+
+
+def _soaked_badly(world: World) -> str:
+    now = world.situation
+    if now.blind:
+        return ""
+    if now.states != {"open"}:
+        return f"{now.goal.farm} is no longer open on every balancer: {sorted(now.states)}"
+    if not any(now.up(name) for name in now.farm.servers):
+        return f"no server of {now.goal.farm} is UP on every balancer"
+    return ""
+
+
+def _quiesce(step: Step, world: World, waits: Waits, stopping: Stopping) -> Result:
+    start = world.clock.monotonic()
+    sleep = _polls(world.clock)
+    while True:
+        spent = world.clock.monotonic() - start
+        now = world.situation
+        counts = (
+            {}
+            if now.blind
+            else {
+                name: {"in_flight": at.in_flight, "queued": at.queued}
+                for name, at in now.at.items()
+            }
+        )
+        evidence = {"seconds": round(spent, 1), "in_flight": counts}
+        if world.memory.idle >= 2:
+            return Result("done", evidence)
+        if not now.blind and now.states != {"closed"}:
+            return Result("failed", evidence, f"{now.goal.farm} did not stay closed")
+        if step.deadline is not None and spent >= step.deadline:
+            if now.blind:
+                return Result("unknown", evidence, "; ".join(now.blind))
+            if world.site.policy.on_deadline == "force":
+                return Result("done", {**evidence, "cut": now.in_flight})
+            busy = [f"{n} {at.in_flight + at.queued}" for n, at in now.at.items()]
+            return Result(
+                "failed",
+                evidence,
+                f"{now.in_flight} requests still in flight after {spent:.0f} s (quiesce_seconds): "
+                f"{listed(busy)}",
+            )
+        if stopping():
+            return Result("stopped", evidence)
+        waits(f"{now.in_flight if not now.blind else '?'} in flight", spent)
+        sleep()
+        world.observe(servers=False)
+
+
+def _through_one(step: Step, world: World) -> Result:
+    """Ask one server about the whole pool; when it cannot tell, the next one."""
+    wanted: Sequence[str] = step.arguments["servers"]
+    errors: dict[str, str] = {}
+    if not wanted:
+        return Result("done", {})
+    for name in step.targets:
+        reply = world.cluster.call(
+            str(step.function), (name,), step.arguments, step.deadline or 60.0
+        )[name]
+        if not reply.ok:
+            errors[name] = reply.error
+            continue
+        bad = unproven(step.name, wanted, reply.value)
+        evidence: dict[str, Any] = {"through": name, "pool": reply.value}
+        exempt = [m for m in world.situation.farm.memcached if m not in wanted]
+        if exempt:
+            evidence["left out with their servers"] = exempt
+        if not bad:
+            return Result("done", evidence)
+        errors[name] = "; ".join(f"{member}: {why}" for member, why in bad.items())
+    shown = listed([f"{name} says {why}" for name, why in errors.items()])
+    what = "did not answer" if step.name == "preflight" else "could not be proven empty"
+    return Result(
+        "failed", {"errors": errors}, f"the memcached pool {what}: {shown or 'no server'}"
+    )
+
+
+def unproven(name: str, wanted: Sequence[str], value: Any) -> dict[str, str]:
+    """The pool's members for which the reply is no proof, and what it said of them."""
+    if not isinstance(value, Mapping):
+        return {member: f"unexpected reply {value!r:.80}" for member in wanted}
+    bad = {}
+    for member in wanted:
+        said = value.get(member)
+        if not isinstance(said, Mapping):
+            bad[member] = "is not in the reply"
+        elif said.get("error"):
+            bad[member] = str(said["error"])[:200]
+        elif name == "flush" and (said.get("flushed") is not True or said.get("items") != 0):
+            bad[member] = f"flushed is {said.get('flushed')!r}, items {said.get('items')!r}"
+    return bad
+
+
+def _balancers(step: Step, world: World, waits: Waits) -> Result:
+    """Change all balancers that lack it, read all back, and again until the deadline."""
+    start = world.clock.monotonic()
+    sleep = _polls(world.clock)
+    errors: dict[str, str] = {}
+    current: Any = step
+    while True:
+        if isinstance(current, Step) and current.name == step.name:
+            replies = world.cluster.call(
+                str(current.function),
+                current.targets,
+                current.arguments,
+                world.site.policy.answer_seconds,
+            )
+            errors = {n: r.error for n, r in replies.items() if not r.ok}
+        world.observe(servers=False)
+        spent = world.clock.monotonic() - start
+        current = world.next()
+        # a step that observation cannot move on from (quiesce, verify …) follows as another name
+        if isinstance(current, Step) and current.name == step.name:
+            lacking_now = listed([f"{n} {errors.get(n, '')}".strip() for n in current.targets])
+        elif world.situation.blind:
+            lacking_now = "; ".join(world.situation.blind)
+        else:
+            at = {
+                n: f"{f.state} {f.release} ({f.generation})" for n, f in world.situation.at.items()
+            }
+            return Result("done", {"read_back": at, **({"errors": errors} if errors else {})})
+        if step.deadline is not None and spent >= step.deadline:
+            return Result(
+                "unknown", {"errors": errors}, f"{step.name} was not read back from {lacking_now}"
+            )
+        waits(f"read back from {lacking_now}", spent)
+        sleep()
+
+
+def _servers(step: Step, world: World, waits: Waits) -> Result:
+    """Ask all targets at once, then look until each is there, has failed, or time is up."""
+    start = world.clock.monotonic()
+    sleep = _polls(world.clock)
+    replies: Mapping[str, Reply] = {}
+    if step.function:
+        replies = world.cluster.call(
+            step.function, step.targets, step.arguments, step.deadline or 60.0
+        )
+    asked = world.clock.monotonic()
+    while True:
+        world.observe()
+        now = world.clock.monotonic()
+        missing = lacking(step, world.goal, world.site, world.seen, world.memory)
+        if step.name == "warm":
+            missing = {n: r.error for n, r in replies.items() if not r.ok}
+        refused = [n for n in missing if n in replies and not replies[n].ok]
+        settled = len(refused) == len(missing) and now - asked >= SETTLE_SECONDS
+        over = step.deadline is not None and now - start >= step.deadline
+        if not missing or settled or over or step.name in ("warm", "stage"):
+            break
+        waits(listed([f"{n} {why}" for n, why in missing.items()]), now - start)
+        sleep()
+    for name in refused:
+        missing[name] = replies[name].error or missing[name]
+    return _within_budget(step, world, missing)
+
+
+def _within_budget(step: Step, world: World, missing: Mapping[str, str]) -> Result:
+    there = [name for name in step.targets if name not in missing]
+    evidence: dict[str, Any] = {"servers": there}
+    if not missing:
+        return Result("done", evidence)
+    evidence["failed"] = dict(missing)
+    left_out = {**world.situation.left_out, **missing}
+    if step.name != "rejoin" and not world.situation.may_do_without(left_out):
+        budget = world.situation.budget
+        shown = listed([f"{name}: {why}" for name, why in missing.items()])
+        count = len(world.situation.farm.servers)
+        return Result(
+            "failed",
+            evidence,
+            f"{step.name} failed on {len(missing)} of {count} servers, {budget} may be left out: {shown}",
+        )
+    quarantined = {**world.memory.quarantined, **missing}
+    world.memory = replace(world.memory, quarantined=quarantined)
+    return Result("done", evidence)

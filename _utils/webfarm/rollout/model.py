@@ -1,0 +1,211 @@
+"""The values of a rollout: what is wanted, what is seen, what is remembered, what is next."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+STATES = ("open", "drain", "closed", "ready")
+STEPS = (
+    "stage",
+    "preflight",
+    "drain",
+    "soft",
+    "close",
+    "quiesce",
+    "fence",
+    "switch",
+    "flush",
+    "warm",
+    "verify",
+    "ready",
+    "open",
+    "soak",
+    "rejoin",
+)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One farm on one release.
+
+    digests
+        Kind (``php``, ``webapp``) to the digest of its tree, when the store knows it.
+    reset_sessions
+        The operator accepts that sessions which saw a newer release are reset.
+    """
+
+    site: str
+    farm: str
+    release: str
+    php: str
+    webapp: str
+    digests: Mapping[str, str] | None = None
+    reset_sessions: bool = False
+
+
+@dataclass(frozen=True)
+class ServerAtBalancer:
+    """A server as one balancer's health check sees it; ``admin`` is what an operator set."""
+
+    status: str
+    admin: str = "ready"
+    in_flight: int = 0
+    check: str = ""
+
+    @property
+    def up(self) -> bool:
+        """It gets requests: HAProxy writes ``UP``, or ``UP 1/2`` while a check fails."""
+        return self.status.startswith("UP")
+
+    @property
+    def withheld(self) -> bool:
+        """An operator took it out of service; a rollout leaves that as it is."""
+        return self.admin != "ready"
+
+
+@dataclass(frozen=True)
+class FarmAtBalancer:
+    """A farm as one balancer has it; ``in_flight`` counts the workers before a reload too."""
+
+    state: str
+    generation: int
+    release: str
+    in_flight: int = 0
+    queued: int = 0
+    servers: Mapping[str, ServerAtBalancer] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BalancerView:
+    """One site balancer; when it did not answer, ``answered`` is false and ``why`` says so."""
+
+    id: str
+    answered: bool
+    why: str = ""
+    farms: Mapping[str, FarmAtBalancer] = field(default_factory=dict)
+    newest: int = 0
+    pick: Mapping[str, int] = field(default_factory=dict)
+    pick_newest: Mapping[str, int] = field(default_factory=dict)
+    disk_agrees: bool = True
+    old_workers: int = 0
+
+
+@dataclass(frozen=True)
+class ServerView:
+    """One server of the farm, as it speaks of itself."""
+
+    id: str
+    answered: bool
+    why: str = ""
+    release: str | None = None
+    ready: bool = False
+    php_versions: frozenset[str] = frozenset()
+    webapp_versions: frozenset[str] = frozenset()
+    boot_id: str = ""
+
+    def runs(self, release: str) -> bool:
+        """It runs ``release`` and says that it is ready to serve it."""
+        return self.answered and self.ready and self.release == release
+
+    def has(self, php: str, webapp: str) -> bool:
+        """Both trees are installed."""
+        return php in self.php_versions and webapp in self.webapp_versions
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One observation of a site and of one farm's servers."""
+
+    balancers: Mapping[str, BalancerView]
+    servers: Mapping[str, ServerView]
+
+
+@dataclass(frozen=True)
+class Before:
+    """How the farm was when it was last in service, before this rollout touched it."""
+
+    release: str
+    generation: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one run of a rollout knows besides its last observation; only ``before`` outlives the process.
+
+    done
+        Names of steps that an observation cannot show: preflight, soft, quiesce, warm, verify, soak.
+    idle
+        How many observations in a row showed nothing in flight while the farm was closed.
+    flushed
+        Members of the memcached pool proven empty since the farm was idle.
+    quarantined
+        Server to the reason why it is left out.
+    retreat
+        Why the farm is going back to the release that it had; empty while it goes forward.
+    """
+
+    done: frozenset[str] = frozenset()
+    idle: int = 0
+    flushed: frozenset[str] = frozenset()
+    quarantined: Mapping[str, str] = field(default_factory=dict)
+    before: Before | None = None
+    retreat: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do and how to know that it is done.
+
+    function, arguments
+        What every target is asked to do; None for a step that only waits.
+    deadline
+        Seconds in which the observation must show it done; None waits for ever.
+    why
+        What the observation lacked, for the operator.
+    """
+
+    name: str
+    targets: tuple[str, ...]
+    why: str
+    deadline: float | None
+    function: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InService:
+    """The goal is reached; ``left_out`` names servers that are not in service, and why."""
+
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The farm must not leave service; nothing has been changed."""
+
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """No step is safe in what is seen; another observation may differ."""
+
+    reasons: tuple[str, ...]
+
+
+Next = Step | InService | Refused | Stuck
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One node's answer to a call: ``ok`` is None when none came in time."""
+
+    ok: bool | None
+    value: Any = None
+    error: str = ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a sentence: the first few, then how many more."""
+    shown = ", ".join(names[:6])
+    return shown if len(names) <= 6 else f"{shown} and {len(names) - 6} more"
