@@ -1,0 +1,295 @@
+"""The farms of a site balancer: state, generation, release (the fence) and pick, kept in five maps.
+
+On disk first, then in every worker of HAProxy, then read back: a balancer that is killed between two steps starts
+with what was intended, and :func:`reconcile` brings a running one there.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from webfarm import names
+from webfarm.errors import WebfarmError
+from webfarm.haproxy import maps, parse
+from webfarm.haproxy.client import BalancerError
+from webfarm.haproxy.runtime import FARM_MAPS, SITE_MAPS, Balancer
+
+STATES = ("open", "drain", "closed", "ready")
+NEWEST = "newest"
+FIRST_GENERATION = 1
+GENERATION_MAX = 999_999_999  # the site balancer takes a cookie of more digits for no cookie
+
+
+def farms(balancer: Balancer) -> dict[str, Any]:
+    """Everything about the farms of this balancer; the shape is in ``haproxy_runtime.farms``."""
+    return _farms(balancer)
+
+
+def set_farms(
+    balancer: Balancer,
+    state: Mapping[str, str] | None = None,
+    generation: Mapping[str, int] | None = None,
+    newest: int | None = None,
+    release: Mapping[str, str] | None = None,
+    pick: Mapping[str, int] | None = None,
+    pick_newest: Mapping[str, int] | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Change farms; all is checked before the first change. Same arguments again change nothing.
+
+    pick, pick_newest
+        Farm -> weight, complete: a farm that is absent gets no new sessions (of that kind).
+    force
+        Open a farm although none of its servers is UP.
+
+    Raises :class:`WebfarmError` for a generation that would go down, and :class:`BalancerError` when HAProxy does not
+    hold what it was told.
+    """
+    _check_shapes(state, generation, newest, release, pick, pick_newest)
+    with balancer.lock("set farms"):
+        known = balancer.backends()
+        for group in (state, generation, release, pick, pick_newest):
+            for farm in group or {}:
+                if farm not in known:
+                    raise WebfarmError(
+                        f"{balancer.settings.socket}: there is no farm {farm}; HAProxy has: {', '.join(known)}; "
+                        "nothing was changed"
+                    )
+        disk = {name: maps.read(balancer.map_path(name)) for name in FARM_MAPS}
+        wanted = {name: dict(entries) for name, entries in disk.items()}
+        wanted["farm_state"] |= state or {}
+        wanted["farm_release"] |= release or {}
+        wanted["farm_generation"] = _generations(
+            wanted["farm_generation"],
+            balancer.get_map("farm_generation"),
+            generation or {},
+            newest,
+        )
+        if state and not force:
+            _refuse_dead(balancer, state, dict(disk["farm_state"]))
+        targets = {name: sorted(entries.items()) for name, entries in wanted.items()}
+        for name, weights in (("farm_pick", pick), ("farm_pick_newest", pick_newest)):
+            targets[name] = disk[name] if weights is None else maps.ranges(weights)
+        for name in _order(state or {}):
+            apply(balancer, name, targets[name])
+        return _farms(balancer)
+
+
+def reconcile(balancer: Balancer) -> dict[str, Any]:
+    """Make HAProxy hold what the disk says, and the state file what HAProxy says; returns what had to change."""
+    changed: dict[str, Any] = {}
+    with balancer.lock("reconcile"):
+        for name in _present(balancer):
+            disk = maps.read(balancer.map_path(name))
+            live = maps.show(balancer.client, balancer.map_path(name))
+            apply(balancer, name, disk)
+            if live != disk:
+                changed[name] = {"old": dict(live), "new": dict(disk)}
+        if balancer.reassert_state():
+            changed["state_file"] = {"old": "differs", "new": "written"}
+    return changed
+
+
+def ensure(
+    balancer: Balancer, weights: Mapping[str, int], release: str, test: bool = False
+) -> dict[str, Any]:
+    """Create the maps, or add farms that are new and drop farms that are gone; run-time values stay.
+
+    weights
+        The site's farms with their share of new sessions.
+    release
+        What a new farm runs.
+
+    On a bare balancer every farm is open, of generation 1. Later a new farm begins closed and of generation 1:
+    no session can come to it before a rollout gives it its release and its generation and opens it. Works while
+    HAProxy does not run. Returns map -> {"old", "new"} of what changes; with ``test`` nothing is written.
+    """
+    for farm in weights:
+        names.check(farm, "farm")
+    names.check(release, "release")
+    first = maps.ranges(weights)
+    with balancer.lock("create the farm maps"):
+        bare = not any(balancer.map_path(name).exists() for name in FARM_MAPS)
+        disk = {
+            name: maps.read(balancer.map_path(name)) if balancer.map_path(name).exists() else []
+            for name in FARM_MAPS
+        }
+        defaults = {
+            "farm_state": "open" if bare else "closed",
+            "farm_generation": str(FIRST_GENERATION),
+            "farm_release": release,
+        }
+        targets: dict[str, maps.Entries] = {}
+        for name, default in defaults.items():
+            old = dict(disk[name])
+            new = {farm: old.get(farm, default) for farm in weights}
+            if name == "farm_generation":
+                new[NEWEST] = old.get(NEWEST, str(FIRST_GENERATION))
+            targets[name] = sorted(new.items())
+        for name in ("farm_pick", "farm_pick_newest"):
+            kept = {f: n for f, n in maps.shares(disk[name]).items() if f in weights}
+            gone = len(kept) != len(maps.shares(disk[name]))
+            targets[name] = first if bare else maps.ranges(kept) if gone else disk[name]
+        changes = {
+            name: {"old": dict(disk[name]), "new": dict(targets[name])}
+            for name in FARM_MAPS
+            if sorted(disk[name]) != sorted(targets[name]) or not balancer.map_path(name).exists()
+        }
+        if changes and not test:
+            put(balancer, {name: targets[name] for name in changes})
+    return changes
+
+
+def put(balancer: Balancer, targets: Mapping[str, maps.Entries]) -> None:
+    """Write maps to disk, and to HAProxy when it runs."""
+    running = balancer.running()
+    for name, entries in targets.items():
+        path = balancer.map_path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if running and f"({path})" in balancer.client.one("show map"):
+            apply(balancer, name, entries)
+        else:
+            maps.write(path, entries)
+
+
+def apply(balancer: Balancer, name: str, entries: maps.Entries) -> None:
+    """One map: disk, current worker, old workers; read back from each."""
+    path = balancer.map_path(name)
+    if not path.exists() or maps.read(path) != entries:
+        maps.write(path, entries)
+    maps.replace(balancer.client, path, entries)
+    balancer.each_old_worker(lambda worker: maps.replace(worker, path, entries))
+
+
+def _farms(balancer: Balancer) -> dict[str, Any]:
+    live = {name: maps.show(balancer.client, balancer.map_path(name)) for name in FARM_MAPS}
+    disk = {name: maps.read(balancer.map_path(name)) for name in FARM_MAPS}
+    state, generation, release = (
+        dict(live[f"farm_{name}"]) for name in ("state", "generation", "release")
+    )
+    flights = balancer.flights()
+    table = {}
+    for farm, servers in balancer.servers().items():
+        flight = flights[farm]
+        for name, server in servers.items():
+            server["in_flight"] = flight["servers"].get(name, server)["in_flight"]
+        table[farm] = {
+            "state": state.get(farm, "closed"),
+            "generation": _number(generation.get(farm, "0"), farm),
+            "release": release.get(farm),
+            "in_flight": flight["in_flight"],
+            "queued": flight["queued"],
+            "up": sum(server["status"] == "UP" for server in servers.values()),
+            "servers": servers,
+        }
+    about = parse.info(balancer.client.one("show info"))
+    return {
+        "farms": table,
+        "newest": _number(generation.get(NEWEST, "0"), NEWEST),
+        "pick": maps.shares(live["farm_pick"]),
+        "pick_newest": maps.shares(live["farm_pick_newest"]),
+        "disk_agrees": all(live[name] == disk[name] for name in FARM_MAPS),
+        "pid": int(about["Pid"]),
+        "old_workers": len(balancer.old_workers()),
+    }
+
+
+def _check_shapes(
+    state: Mapping[str, str] | None,
+    generation: Mapping[str, int] | None,
+    newest: int | None,
+    release: Mapping[str, str] | None,
+    pick: Mapping[str, int] | None,
+    pick_newest: Mapping[str, int] | None,
+) -> None:
+    for group in (state, generation, release, pick, pick_newest):
+        if group is not None and not isinstance(group, Mapping):
+            raise WebfarmError(
+                f"expected a mapping of farm to value, got {ascii(group)[:60]}; nothing was changed"
+            )
+        for farm in group or {}:
+            names.check(farm, "farm")
+    for farm, value in (state or {}).items():
+        if value not in STATES:
+            raise WebfarmError(
+                f"state of {farm}: {ascii(value)[:40]} is not one of {', '.join(STATES)}; nothing was changed"
+            )
+    for value in (release or {}).values():
+        names.check(value, "release")
+    numbers = dict(generation or {})
+    if newest is not None:
+        numbers[NEWEST] = newest
+    for farm, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise WebfarmError(
+                f"generation of {farm}: {ascii(number)[:40]} is not a whole number; nothing was changed"
+            )
+        if not FIRST_GENERATION <= number <= GENERATION_MAX:
+            raise WebfarmError(
+                f"generation of {farm}: {number} is not in {FIRST_GENERATION}..{GENERATION_MAX}; nothing was changed"
+            )
+    for weights in (pick, pick_newest):
+        maps.ranges(weights or {})
+
+
+def _generations(
+    disk: Mapping[str, str],
+    live: Mapping[str, str],
+    generation: Mapping[str, int],
+    newest: int | None,
+) -> dict[str, str]:
+    wanted = {**generation, **({} if newest is None else {NEWEST: newest})}
+    for farm, number in wanted.items():
+        present = max(_number(m.get(farm, "0"), farm) for m in (disk, live))
+        if number < present:
+            raise WebfarmError(
+                f"generation of {farm}: {number} is less than the present {present}; generations never go down, "
+                "a rollback is a new generation. Nothing was changed"
+            )
+    result = {**disk, **{farm: str(number) for farm, number in wanted.items()}}
+    top = max(_number(number, farm) for farm, number in result.items())
+    if _number(result.get(NEWEST, "0"), NEWEST) < top:
+        raise WebfarmError(
+            f"newest: {result.get(NEWEST)} is less than generation {top} of a farm; sessions of that farm would count "
+            f"as forged. Set newest={top} in the same call. Nothing was changed"
+        )
+    return result
+
+
+def _refuse_dead(balancer: Balancer, state: Mapping[str, str], before: Mapping[str, str]) -> None:
+    table = balancer.servers()
+    for farm, value in state.items():
+        if value == "open" and before.get(farm) != "open":
+            seen = {name: server["status"] for name, server in table[farm].items()}
+            if "UP" not in seen.values():
+                raise WebfarmError(
+                    f"farm {farm} cannot be opened: none of its servers is UP ({_listed(seen)}); see their health "
+                    "checks with haproxy_runtime.servers, or force=True. Nothing was changed"
+                )
+
+
+def _order(state: Mapping[str, str]) -> list[str]:
+    """Closing: out of the pick before the state; opening: the pick last, when all else is true."""
+    closing = any(value != "open" for value in state.values())
+    last = ["farm_pick", "farm_state"] if closing else ["farm_state", "farm_pick"]
+    return ["farm_release", "farm_generation", "farm_pick_newest", *last]
+
+
+def _present(balancer: Balancer) -> list[str]:
+    """The maps that this balancer's configuration uses."""
+    listed = balancer.client.one("show map")
+    return [n for n in FARM_MAPS + SITE_MAPS if f"({balancer.map_path(n)})" in listed]
+
+
+def _number(value: str, what: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise BalancerError(
+            f"generation of {what} is {ascii(value)[:40]} in the map, expected a number; "
+            "correct the map's file, then run haproxy_runtime.reconcile"
+        ) from None
+
+
+def _listed(seen: Mapping[str, str]) -> str:
+    items = [f"{name} {status}" for name, status in seen.items()]
+    return ", ".join(items[:8]) + (" …" if len(items) > 8 else "")

@@ -1,0 +1,42 @@
+{#- What both layers share: the package, the folders, the helper that starts and reloads without loss. -#}
+{%- from 'haproxy/map.jinja' import paths with context %}
+haproxy package:
+  pkg.installed:
+    - name: haproxy
+
+haproxy folders:
+  file.directory:
+    - names:
+      - {{ salt['file.dirname'](paths.state_file) }}
+      - {{ paths.maps }}
+      - {{ salt['file.dirname'](paths.lock) }}
+    - mode: '0755'
+    - makedirs: True
+
+# /run is empty after a boot
+/etc/tmpfiles.d/webfarm-haproxy.conf:
+  file.managed:
+    - contents: d {{ salt['file.dirname'](paths.lock) }} 0755 root root -
+
+/usr/local/lib/webfarm/webfarm-haproxy:
+  file.managed:
+    - source: salt://haproxy/files/webfarm-haproxy.py.j2
+    - template: jinja
+    - mode: '0755'
+    - makedirs: True
+    - context:
+        python: {{ grains['pythonexecutable'] }}
+        socket: {{ paths.socket }}
+        state_file: {{ paths.state_file }}
+        lock: {{ paths.lock }}
+
+/etc/systemd/system/haproxy.service.d/webfarm.conf:
+  file.managed:
+    - source: salt://haproxy/files/webfarm.conf
+    - makedirs: True
+
+haproxy unit:
+  cmd.run:
+    - name: systemctl daemon-reload
+    - onchanges:
+      - file: /etc/systemd/system/haproxy.service.d/webfarm.conf
