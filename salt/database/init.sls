@@ -1,0 +1,67 @@
+# The site's session database: MariaDB on its own address, one table, one user that may do nothing else
+# and only from the site's web servers.
+{%- set topology = salt['webfarm_topology.get']() %}
+{%- set here = salt['webfarm_topology.node']() %}
+{%- set database = here.node %}
+{%- set hosts = [] %}
+{%- for farm in topology.sites[here.site].farms.values() %}
+  {%- for server in farm.servers.values() %}{% do hosts.append(server.address) %}{% endfor %}
+{%- endfor %}
+{%- if not pillar.get('webfarm_secrets', {}).get('database_password') %}
+{{ raise('pillar webfarm_secrets:database_password is missing for ' ~ here.id ~ ': write secrets/' ~ here.site ~ '.sls on the master') }}
+{%- endif %}
+include:
+  - folders
+
+mariadb-server:
+  pkg.installed: []
+
+# The file name sorts last among MariaDB's own. MariaDB checks options and exits when asked for --help.
+/etc/mysql/mariadb.conf.d/90-webfarm.cnf:
+  file.managed:
+    - source: salt://database/files/webfarm.cnf.jinja
+    - template: jinja
+    - mode: '0644'
+    - check_cmd: sh -c 'mariadbd --defaults-file="$0" --user=mysql --verbose --help > /dev/null'
+    - require:
+      - pkg: mariadb-server
+
+/etc/systemd/system/mariadb.service.d/webfarm.conf:
+  file.managed:
+    - source: salt://folders/files/after-network.conf
+    - makedirs: true
+
+mariadb:
+  service.running:
+    - enable: true
+    - require:
+      - file: /etc/systemd/system/mariadb.service.d/webfarm.conf
+    - watch:
+      - file: /etc/mysql/mariadb.conf.d/90-webfarm.cnf
+
+# The password goes from this file to MariaDB's standard input: into no command line and no log.
+/etc/webfarm/database.sql:
+  file.managed:
+    - source: salt://database/files/database.sql.jinja
+    - template: jinja
+    - user: root
+    - group: root
+    - mode: '0600'
+    - show_changes: false
+    - require:
+      - file: webfarm_folders
+
+sessions_schema:
+  cmd.run:
+    - name: >-
+        mariadb < /etc/webfarm/database.sql &&
+        sha256sum < /etc/webfarm/database.sql > /var/lib/webfarm/database.applied
+    - unless:
+      - sha256sum < /etc/webfarm/database.sql | cmp -s - /var/lib/webfarm/database.applied
+      - mariadb -e 'SELECT version, `release`, generation, updated, data FROM `{{ database.name }}`.sessions LIMIT 0'
+      - >-
+        test {{ hosts | length }} = "$(mariadb --skip-column-names -e
+        "SELECT COUNT(*) FROM mysql.tables_priv WHERE user = '{{ database.user }}' AND db = '{{ database.name }}' AND table_name = 'sessions'")"
+    - require:
+      - service: mariadb
+      - file: /etc/webfarm/database.sql
