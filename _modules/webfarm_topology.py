@@ -5,13 +5,14 @@ SLS files and modules ask here, so that a mistake in the pillar stops a highstat
 is changed.
 """
 
+from pathlib import Path
 from typing import Any
 
 import webfarm
 
 webfarm.renew(__file__)
 
-from webfarm import topology
+from webfarm import __version__, topology
 
 __virtualname__ = "webfarm_topology"
 
@@ -81,4 +82,17 @@ def version() -> str:
 
         salt '*' webfarm_topology.version
     """
-    return webfarm.__version__
+    return __version__
+
+
+def where() -> str:
+    """
+    Return the folder that this minion runs the library ``webfarm`` from.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' webfarm_topology.where
+    """
+    return str(Path(webfarm.__file__).parent)

@@ -1,0 +1,223 @@
+"""Both ways to deliver Webfarm work on a real master and minion: file server sync and the wheel."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+MINION = "site1-farm1-ws1"
+LOADER_FOLDERS = [
+    name
+    for name in ("_modules", "_states", "_runners", "_beacons", "_engines", "_utils")
+    if (ROOT / name).is_dir()
+]
+PUBLIC_MODULES = sorted(p.stem for p in (ROOT / "_modules").glob("[!_]*.py"))
+PUBLIC_RUNNERS = sorted(p.stem for p in (ROOT / "_runners").glob("[!_]*.py"))
+PUBLIC_STATES = sorted(p.stem for p in (ROOT / "_states").glob("[!_]*.py"))
+
+
+def free_ports(count: int) -> list[int]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in held]
+    for s in held:
+        s.close()
+    return ports
+
+
+class Salt:
+    """A master and a minion of their own on loopback, run from the Python in ``bin_dir``."""
+
+    def __init__(self, home: Path, bin_dir: Path, pillar: dict[str, Any]) -> None:
+        self.home, self.bin = home, bin_dir
+        self.files = home / "files"
+        self.files.mkdir(parents=True)
+        pillar_root = home / "pillar"
+        pillar_root.mkdir()
+        (pillar_root / "top.sls").write_text("base: {'*': [cluster]}\n")
+        (pillar_root / "cluster.sls").write_text(yaml.safe_dump({"webfarm": pillar}))
+        publish, ret = free_ports(2)
+        common = {"user": "root", "root_dir": str(home), "log_level": "error"}
+        self._config(
+            "master",
+            {
+                **common,
+                "interface": "127.0.0.1",
+                "publish_port": publish,
+                "ret_port": ret,
+                "auto_accept": True,
+                "worker_threads": 2,
+                "file_roots": {"base": [str(self.files)]},
+                "pillar_roots": {"base": [str(pillar_root)]},
+            },
+        )
+        self._config(
+            "minion",
+            {
+                **common,
+                "id": MINION,
+                "master": "127.0.0.1",
+                "publish_port": publish,
+                "master_port": ret,
+                "acceptance_wait_time": 1,
+            },
+        )
+        self.daemons: list[subprocess.Popen[bytes]] = []
+
+    def _config(self, name: str, content: dict[str, Any]) -> None:
+        (self.home / name).write_text(yaml.safe_dump(content))
+
+    def start(self) -> None:
+        for name in ("master", "minion"):
+            log = (self.home / f"{name}.out").open("wb")
+            self.daemons.append(
+                subprocess.Popen(
+                    [self.bin / f"salt-{name}", "-c", self.home],
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            )
+        deadline = time.monotonic() + 120
+        while self.salt("test.ping", check=False) is not True:
+            assert time.monotonic() < deadline, (self.home / "minion.out").read_text()[-2000:]
+            time.sleep(1)
+
+    def stop(self) -> None:
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            for daemon in self.daemons:
+                try:
+                    os.killpg(daemon.pid, sign)
+                except ProcessLookupError:
+                    continue
+            for daemon in self.daemons:
+                try:
+                    daemon.wait(20)
+                except subprocess.TimeoutExpired:
+                    continue
+
+    def _run(self, *args: str, check: bool) -> Any:
+        done = subprocess.run(
+            [*args, "-c", str(self.home), "--out=json"], capture_output=True, text=True, timeout=180
+        )
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def salt(self, *args: str, check: bool = True) -> Any:
+        answer = self._run(str(self.bin / "salt"), "--static", "-t30", MINION, *args, check=check)
+        return (answer or {}).get(MINION)
+
+    def runner(self, *args: str, check: bool = True) -> Any:
+        return self._run(str(self.bin / "salt-run"), *args, check=check)
+
+
+def assert_everything_is_loaded(salt: Salt) -> None:
+    functions = salt.salt("sys.list_functions")
+    for module in PUBLIC_MODULES:
+        assert any(f.startswith(f"{module}.") for f in functions), f"{module} is not loaded"
+    states = salt.salt("sys.list_state_functions")
+    for state in PUBLIC_STATES:
+        assert any(f.startswith(f"{state}.") for f in states), f"state {state} is not loaded"
+    runners = salt.runner("doc.runner")
+    for runner in PUBLIC_RUNNERS:
+        assert any(f.startswith(f"{runner}.") for f in runners), f"runner {runner} is not loaded"
+    assert salt.salt("webfarm_topology.node")["farm"] == "farm1"
+
+
+@pytest.fixture
+def make_salt() -> Iterator[Callable[[Path, dict[str, Any]], Salt]]:
+    made: list[Salt] = []
+    # a short path: Salt's IPC sockets lie below it, and those are limited to 107 bytes
+    home = Path(tempfile.mkdtemp(prefix="wf-", dir="/tmp"))
+
+    def make(bin_dir: Path, pillar: dict[str, Any]) -> Salt:
+        made.append(Salt(home / "salt", bin_dir, pillar))
+        return made[-1]
+
+    yield make
+    for salt in made:
+        salt.stop()
+    shutil.rmtree(home)
+
+
+def test_the_synced_tree_works_and_a_library_synced_again_is_used_at_once(
+    make_salt: Callable[[Path, dict[str, Any]], Salt], pillar: dict[str, Any]
+) -> None:
+    salt = make_salt(Path(sys.executable).parent, pillar)
+    for folder in LOADER_FOLDERS:
+        shutil.copytree(
+            ROOT / folder, salt.files / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    salt.start()
+    salt.salt("saltutil.sync_all")
+    salt.runner("saltutil.sync_all")
+    assert_everything_is_loaded(salt)
+
+    before = salt.salt("webfarm_topology.version")
+    library = salt.files / "_utils/webfarm/__init__.py"
+    library.write_text(library.read_text().replace(before, "99.0.0"))
+    module = salt.files / "_modules/webfarm_topology.py"
+    module.write_text(
+        module.read_text() + "\n# a newer module, so that the loader reads it again\n"
+    )
+    salt.salt("saltutil.sync_all")
+    assert salt.salt("webfarm_topology.version") == "99.0.0"
+
+
+def test_the_wheel_works_with_nothing_to_sync(
+    make_salt: Callable[[Path, dict[str, Any]], Salt], pillar: dict[str, Any], tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    for name in (*LOADER_FOLDERS, "saltext_webfarm"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    home = tmp_path / "venv"
+    # Salt itself comes from the tests' own environment; only the wheel is new here
+    venv.EnvBuilder(with_pip=False).create(home)
+    site = next((home / "lib").glob("python3*/site-packages"))
+    (site / "salt.pth").write_text(
+        "\n".join(p for p in sys.path if p.endswith("site-packages")) + "\n"
+    )
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
+        + ["--target", str(site), str(source)],
+        check=True,
+        timeout=300,
+    )
+    for script in ("salt", "salt-run", "salt-master", "salt-minion", "salt-call"):
+        text = (Path(sys.executable).parent / script).read_text()
+        (home / "bin" / script).write_text(f"#!{home}/bin/python\n" + text.partition("\n")[2])
+        (home / "bin" / script).chmod(0o755)
+    salt = make_salt(home / "bin", pillar)
+    salt.start()
+    assert_everything_is_loaded(salt)
+    assert str(site) in str(salt.salt("webfarm_topology.where"))
+
+
+def test_a_module_synced_over_an_installed_wheel_is_refused(tmp_path: Path) -> None:
+    synced = tmp_path / "extmods/modules/haproxy_runtime.py"
+    synced.parent.mkdir(parents=True)
+    synced.write_text("import webfarm\nwebfarm.renew(__file__)\n")
+    done = subprocess.run(
+        [sys.executable, str(synced)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "_utils")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "Webfarm is installed twice" in done.stderr
