@@ -194,8 +194,10 @@ def test_the_wheel_works_with_nothing_to_sync(
         "\n".join(p for p in sys.path if p.endswith("site-packages")) + "\n"
     )
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
-        + ["--target", str(site), str(source)],
+        [
+            *(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"),
+            *("--target", str(site), str(source)),
+        ],
         check=True,
         timeout=300,
     )
