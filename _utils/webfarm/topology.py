@@ -107,6 +107,7 @@ class Server(_Model):
     hw_profile: Name = "default"
     weight: Weight = 100
     max_children: Annotated[int, Field(ge=1, le=4096)] = 20
+    memcached_megabytes: Annotated[int, Field(ge=16, le=65536)] = 64
 
 
 class Farm(_Model):
