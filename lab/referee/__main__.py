@@ -1,4 +1,4 @@
-"""`python3 -m referee start|run|stop|status|mark|report`: traffic with a memory, and its verdict."""
+"""`python3 -m referee start|run|stop|status|mark|report`: traffic, and the verdict on it."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ class Answer:
     """What one request of one client came to; times are seconds since the epoch.
 
     kind
-        Empty when it was answered well; otherwise how it failed: ``connect``, ``tls``, ``timeout``, ``reset``,
-        ``malformed``, ``shed`` (503 with Retry-After) or the HTTP status.
+        Empty when it was answered well; otherwise how it failed: ``connect``, ``tls``, ``timeout``,
+        ``reset``, ``malformed``, ``shed`` (503 with Retry-After) or the HTTP status.
     session, count
         The session's id and its counter, as the answer told them.
     siteid, farmid

@@ -1,4 +1,4 @@
-"""A browser, as far as sessions go: a cookie jar, kept connections, and what came of each request."""
+"""A browser, as far as sessions go: a cookie jar, kept connections, and no second try."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXT = ("session", "release", "site", "farm", "server", "php", "webapp")
 
 @dataclass(frozen=True)
 class Target:
-    """Where clients go: ``addresses`` are (host, port) of the public balancers, as DNS would give them."""
+    """Where clients go: ``addresses`` are (host, port) of the public balancers, as of DNS."""
 
     domain: str
     addresses: Sequence[tuple[str, int]]

@@ -1,7 +1,7 @@
 """Send one HTTP/1.1 request at a time over one TLS connection, and never a second time.
 
-A ready-made client would send a request again when a kept connection turns out to be closed; here that is a failure
-that must be seen.
+A ready-made client would send a request again when a kept connection turns out to be closed; here
+that is a failure that must be seen.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Connection:
         idle = asyncio.get_running_loop().time() - self.idle_since
         if self._ended or idle >= idle_limit or self._reader.at_eof() or self._writer.is_closing():
             return False
-        # what waits to be read from an idle connection is its end, even if the event loop has not seen it yet
+        # what waits to be read from an idle connection is its end, seen by the event loop or not
         poll = select.poll()
         poll.register(self._writer.get_extra_info("socket"), select.POLLIN)
         return not poll.poll(0)

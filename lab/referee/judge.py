@@ -1,12 +1,14 @@
 """Find broken promises in the answers that clients got.
 
-S1  An answer's release is not older than that of any answer which the same session had in hand when it asked.
-    Two answers that overlap are not in order, so neither can be a regression of the other.
+S1  An answer's release is not older than that of any answer which the same session had in hand when
+    it asked. Two answers that overlap are not in order, so neither is a regression of the other.
 S2  No request fails.
-S3  A session's counter is exactly one more with each answer. A request that failed may have been counted or not.
+S3  A session's counter is exactly one more with each answer. A request that failed may have been
+    counted or not.
 
-A session is what its id names. A client whose session is replaced has lost it, and what it saw before still binds the
-cluster, unless such resets have been declared; then the new session begins with nothing seen.
+A session is what its id names. A client whose session is replaced has lost it, and what it saw
+before still binds the cluster, unless such resets have been declared; then the new session begins
+with nothing seen.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class Seen:
 
 @dataclass
 class _Client:
-    """What one cookie jar has been told; ``unknown`` counts failures which may have been counted."""
+    """What one cookie jar was told; ``unknown`` failures may have been counted."""
 
     seen: Seen = field(default_factory=Seen)
     last: Answer | None = None
@@ -64,7 +66,8 @@ class Judge:
     """Reads answers in the order in which they came.
 
     allow_resets
-        So many sessions may be replaced by new ones (a floor of ``available``, or a rollback that says so).
+        So many sessions may be replaced by new ones: a floor of ``available``, or a rollback that
+        says so.
     """
 
     def __init__(self, allow_resets: int = 0) -> None:
@@ -133,7 +136,10 @@ class Judge:
                 self.resets += 1
                 client.seen = Seen()
                 return []
-            text = f"session {last.session} at {before} was replaced by {answer.session} at {answer.count}"
+            text = (
+                f"session {last.session} at {before} was replaced by {answer.session} "
+                f"at {answer.count}"
+            )
             return [Breach("S3", "lost", text, answer, last)]
         lowest, highest = before + 1, before + 1 + unknown
         if lowest <= answer.count <= highest:

@@ -22,8 +22,9 @@ class Phase:
 class Phases:
     """Say in which phase a request was.
 
-    A request that overlaps a marked phase belongs to it, so that none which the event could have hurt is counted
-    as before or after. The times around are ``before``, ``between`` and ``after``; without marks all is ``all``.
+    A request that overlaps a marked phase belongs to it, so that none which the event could have
+    hurt is counted as before or after. The times around are ``before``, ``between`` and ``after``;
+    without marks all is ``all``.
     """
 
     def __init__(self, marks: Iterable[Mark] = ()) -> None:

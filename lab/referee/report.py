@@ -17,8 +17,8 @@ def text(data: dict[str, Any]) -> str:
 def _lines(data: dict[str, Any]) -> Iterator[str]:
     methods = ", ".join(f"{n} {method}" for method, n in data["methods"].items())
     yield (
-        f"{data['requests']} requests of {data['clients']} clients with {data['sessions']} sessions: {methods}; "
-        f"{data['slow']} slow, {data['new_connections']} on new connections"
+        f"{data['requests']} requests of {data['clients']} clients, {data['sessions']} sessions: "
+        f"{methods}; {data['slow']} slow, {data['new_connections']} on new connections"
     )
     yield from _traffic(data["traffic"])
     yield ""
@@ -86,7 +86,7 @@ def _traffic(note: dict[str, Any]) -> Iterator[str]:
     state = "ended" if note.get("ended") else "not ended"
     yield (
         f"traffic {state}: {note.get('cpu_percent', 0)} % of a core, stalled at most "
-        f"{note.get('stall_ms', 0)} ms, {note.get('late', 0)} requests late or dropped for want of an idle client"
+        f"{note.get('stall_ms', 0)} ms, {note.get('late', 0)} late or without an idle client"
     )
 
 

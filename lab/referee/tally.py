@@ -33,7 +33,7 @@ class Spell:
         self.longest = max(self.longest, answer.took - answer.slow / 1000)
 
     def data(self) -> dict[str, Any]:
-        """Plain values; latencies in milliseconds, ``longest_ms`` also of slow requests, beyond what they asked for."""
+        """Plain values; ``longest_ms`` counts all, slow ones beyond the time they asked for."""
         took = sorted(self.quick)
         seconds = self.last - self.first if self.requests else 0.0
         return {
@@ -92,8 +92,8 @@ class Tally:
     def farms(self) -> dict[str, Any]:
         """By ``site/farm``: requests by server and release, and how evenly the servers shared.
 
-        ``evenness`` is the busiest server's requests against the mean, of all and of the sticky ones (those that
-        came with this farm's cookie); 1 is even.
+        ``evenness`` is the busiest server's requests against the mean, of all and of the sticky
+        ones (those that came with this farm's cookie); 1 is even.
         """
         servers: dict[str, Counter[str]] = defaultdict(Counter)
         releases: dict[str, Counter[str]] = defaultdict(Counter)

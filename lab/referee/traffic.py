@@ -1,8 +1,9 @@
 """Keep many clients busy at a steady rate, and write down every answer.
 
-Requests are due at random moments of a given mean rate, whether or not earlier ones have been answered; each goes to a
-client that has nothing under way, taken at random. So the think times follow from the number of clients, a slow
-cluster is not spared, and within one session requests follow one another.
+Requests are due at random moments of a given mean rate, whether or not earlier ones have been
+answered; each goes to a client that has nothing under way, taken at random. So the think times
+follow from the number of clients, a slow cluster is not spared, and within one session requests
+follow one another.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Traffic:
         self._idle: list[Client] = []
         self._under_way: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
+        self._error: BaseException | None = None
         self._late = 0
         self._stall = 0.0
         self._offset = 0.0
@@ -94,6 +96,8 @@ class Traffic:
             await asyncio.wait(self._under_way)
         for client in self._idle:
             client.close()
+        if self._error is not None:
+            raise self._error
         self._note(begun, cpu, ended=True)
 
     def _client(self) -> Client:
@@ -122,8 +126,9 @@ class Traffic:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            raise error
+        if (error := task.exception()) is not None:
+            self._error = self._error or error
+            self.stop()
 
     async def _turn(self, client: Client) -> None:
         pair = client.parallel and client.seq > 0

@@ -43,7 +43,7 @@ def judge(read: Callable[[], Iterable[Entry]], terms: Terms) -> Verdict:
     """Judge a log.
 
     read
-        Gives the log's entries from the beginning; it is called twice, as marks count from before they were made.
+        Gives the log's entries from the beginning; it is called twice, to know all marks first.
     """
     marks, note = _around(read())
     phases = Phases(marks)
