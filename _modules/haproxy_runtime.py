@@ -5,7 +5,7 @@ Weights, server states, farms, sites: each change is made under the balancer's l
 start, made in every worker (also in those that finish after a reload), and read back.
 
 :depends: HAProxy 2.6 or later on this minion, configured by the state ``haproxy.site`` or ``haproxy.primary``
-:configuration: Paths other than the default ones go into the minion's configuration or pillar:
+:configuration: Paths other than the default ones go into the minion's configuration:
 
 .. code-block:: yaml
 
@@ -19,6 +19,10 @@ start, made in every worker (also in those that finish after a reload), and read
 """
 
 import dataclasses
+
+import webfarm
+
+webfarm.renew(__file__)
 
 from webfarm.errors import WebfarmError
 from webfarm.haproxy import farms as _farms

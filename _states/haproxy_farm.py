@@ -9,6 +9,10 @@ Keep farms of a site balancer open, draining or closed, and keep the balancer's 
 A farm's upgrade is not a state but a rollout: ``salt-run upgrade.farm``.
 """
 
+import webfarm
+
+webfarm.renew(__file__)
+
 from webfarm.errors import WebfarmError
 
 __virtualname__ = "haproxy_farm"

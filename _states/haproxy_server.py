@@ -17,6 +17,10 @@ Keep a server of HAProxy at a weight or in an administrative state, at run time.
 
 import time
 
+import webfarm
+
+webfarm.renew(__file__)
+
 from webfarm.errors import WebfarmError
 
 __virtualname__ = "haproxy_server"

@@ -75,7 +75,8 @@ class Client:
             with self._connect(end) as connection:
                 self._limit(connection, end)
                 connection.sendall(f"{prefix}{line}\n".encode("ascii"))
-                # no shutdown of our side: the master's CLI would take it for the end
+                # the master waits for more commands until it sees the end of them
+                connection.shutdown(socket.SHUT_WR)
                 return self._receive(connection, end, shown)
         except TimeoutError:
             raise BalancerError(

@@ -305,7 +305,15 @@ class Balancer:
         master = self.settings.master_socket
         if master is None:
             return ()
-        return parse.processes(Client(master, self.settings.deadline).one("show proc")).old_workers
+        client = Client(master, self.settings.deadline)
+        end = time.monotonic() + self.settings.deadline
+        while True:
+            try:
+                return parse.processes(client.one("show proc")).old_workers
+            except BalancerDown:  # for a moment in each start and reload, while workers answer
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(0.05)
 
     def _known(self, wanted: Mapping[tuple[str, str], object], seen: Mapping[Any, object]) -> None:
         unknown = [
