@@ -1,0 +1,1 @@
+"""A small data centre of systemd-nspawn containers on one machine."""

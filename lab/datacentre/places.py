@@ -1,0 +1,28 @@
+"""Where the lab keeps its things."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PREFIX = "wf-"
+"""Every machine, network namespace and cgroup of the lab has a name that begins so."""
+
+REPO = Path(__file__).resolve().parents[2]
+CACHE = Path(os.environ.get("WEBFARM_LAB_CACHE", "/var/cache/webfarm-lab"))
+STATE = Path(os.environ.get("WEBFARM_LAB_STATE", "/var/lib/webfarm-lab"))
+
+DISKS = STATE / "disks"
+"""What the nodes wrote: the upper layers of their overlays."""
+
+ROOTS = STATE / "nodes"
+"""The nodes' root folders, as they see them."""
+
+CERTIFICATES = STATE / "certificates"
+LAB_FILE = STATE / "lab.json"
+LOCK_FILE = STATE / "lock"
+
+
+def root(node: str) -> Path:
+    """The node's file system, seen from the host."""
+    return ROOTS / node

@@ -1,0 +1,89 @@
+"""What the master serves: the repository's working tree, the pillar, the release store."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .places import REPO, root
+from .terminal import LabError, run
+from .topology import Topology
+
+SOURCE = "srv/webfarm/src"
+PILLAR = "srv/webfarm/pillar"
+INCOMING = "srv/webfarm/incoming"
+
+EXCLUDED = (
+    *(".git", ".venv", "__pycache__", "*.egg-info", ".pytest_cache", ".mypy_cache"),
+    *(".ruff_cache", ".hypothesis", "build", "dist"),
+)
+
+
+def copy_tree(source: Path, target: Path, *options: str) -> None:
+    """Make ``target`` the same as ``source``, without what no release would hold."""
+    target.mkdir(parents=True, exist_ok=True)
+    excludes = [f"--exclude={pattern}" for pattern in EXCLUDED]
+    command = ["rsync", "-a", "--delete", "--chown=root:root", *excludes, *options]
+    run([*command, f"{source}/", f"{target}/"])
+
+
+def copy_repository(master: str) -> None:
+    """The working tree as it is now, committed or not."""
+    copy_tree(REPO, root(master) / SOURCE)
+
+
+def _natural(name: str) -> list[Any]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def real_releases(pillar: Mapping[str, Any], php: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The pillar's releases with the PHP versions that are really there, in the same order."""
+    releases = copy.deepcopy(pillar["webfarm"]["releases"])
+    named = sorted({str(release["php"]) for release in releases.values()}, key=_natural)
+    for release in releases.values():
+        place = named.index(str(release["php"]))
+        release["php"] = php[min(place, len(php) - 1)]
+    pairs = [(release["php"], str(release["webapp"])) for release in releases.values()]
+    if len(set(pairs)) < len(pairs):
+        raise LabError(
+            f"the pillar's releases need {len(named)} PHP versions, apt offers {', '.join(php)}: "
+            "give the releases different webapp versions"
+        )
+    return releases
+
+
+def copy_pillar(master: str, topology: Topology, php: Sequence[str]) -> None:
+    """The example pillar, its cluster being this lab's size, with the real PHP versions."""
+    target = root(master) / PILLAR
+    copy_tree(REPO / "pillar", target, "--exclude=/secrets/")
+    (target / "cluster.sls").write_text((REPO / "pillar" / f"{topology.size}.sls").read_text())
+    releases = {"webfarm": {"releases": real_releases(topology.pillar, php)}}
+    (target / "releases.sls").write_text(yaml.safe_dump(releases, sort_keys=False))
+
+
+def write_secrets(master: str, secrets: Mapping[str, Mapping[str, str]]) -> None:
+    """Name of a pillar file in ``secrets/`` -> what it tells the minions that need it."""
+    folder = root(master) / PILLAR / "secrets"
+    for name, values in secrets.items():
+        path = folder / f"{name.replace('.', '/')}.sls"
+        path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(yaml.safe_dump({"webfarm_secrets": dict(values)}))
+
+
+def copy_trees(master: str, php: Mapping[str, Path], webapps: Mapping[str, Path]) -> None:
+    """Bring what is to be released to the master, where the store takes it in."""
+    for kind, trees in (("php", php), ("webapp", webapps)):
+        for version, tree in trees.items():
+            copy_tree(tree, root(master) / INCOMING / kind / version)
+
+
+def webapps() -> dict[str, Path]:
+    """Version -> tree of the lab's own web application."""
+    folder = REPO / "lab" / "webapp"
+    return {path.name: path for path in sorted(folder.glob("*/")) if (path / "public").is_dir()}
