@@ -16,6 +16,14 @@ function milliseconds(string $name): int
     return (int) $value;
 }
 
+/** CPU time that this process has used, in microseconds. */
+function cpu(): int
+{
+    $used = getrusage();
+    return ($used['ru_utime.tv_sec'] + $used['ru_stime.tv_sec']) * 1_000_000
+        + $used['ru_utime.tv_usec'] + $used['ru_stime.tv_usec'];
+}
+
 function answer(int $status, array $body): never
 {
     http_response_code($status);
@@ -36,8 +44,8 @@ session_start();
 $_SESSION['count'] = ($_SESSION['count'] ?? 0) + 1;
 
 usleep($sleep * 1000);
-for ($used = hrtime(true) + $burn * 1_000_000; hrtime(true) < $used;) {
-    hash('sha256', 'burn');
+for ($end = cpu() + $burn * 1000; cpu() < $end;) {
+    hash('sha256', str_repeat('burn', 256));
 }
 
 $body = [

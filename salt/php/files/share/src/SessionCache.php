@@ -1,0 +1,126 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Webfarm;
+
+use Memcached;
+
+/**
+ * A farm's memcached pool: sessions and their locks.
+ *
+ * The session's id chooses the member for both, so that whoever holds the lock sees the data. Members
+ * that fail keep their place: another member must not answer for them. Everything throws CacheDown.
+ */
+final class SessionCache
+{
+    /** A request that outlives its lock is stopped by the database's version check. */
+    private const LOCK_SECONDS = 60;
+    private const CONNECT_MILLISECONDS = 100;
+    private const ANSWER_MILLISECONDS = 500;
+
+    private readonly Memcached $pool;
+    private readonly string $token;
+    private float $lockedAt = 0;
+    private bool $askedTwice = false;
+
+    /** @param list<string> $members ADDRESS:PORT of each */
+    public function __construct(array $members)
+    {
+        $this->token = bin2hex(random_bytes(8));
+        $this->pool = new Memcached('webfarm-' . md5(implode(' ', $members)));
+        if ($this->pool->getServerList() !== []) {
+            return; // the connections of an earlier request
+        }
+        $this->pool->setOptions([
+            Memcached::OPT_LIBKETAMA_COMPATIBLE => true,
+            Memcached::OPT_REMOVE_FAILED_SERVERS => false,
+            Memcached::OPT_RETRY_TIMEOUT => 1,
+            Memcached::OPT_TCP_NODELAY => true,
+            Memcached::OPT_NO_BLOCK => true,
+            Memcached::OPT_CONNECT_TIMEOUT => self::CONNECT_MILLISECONDS,
+            Memcached::OPT_POLL_TIMEOUT => self::ANSWER_MILLISECONDS,
+            Memcached::OPT_SEND_TIMEOUT => self::ANSWER_MILLISECONDS * 1000,
+            Memcached::OPT_RECV_TIMEOUT => self::ANSWER_MILLISECONDS * 1000,
+            Memcached::OPT_COMPRESSION => false,
+        ]);
+        $this->pool->addServers(array_map(static function (string $member): array {
+            $colon = strrpos($member, ':');
+            return [substr($member, 0, $colon), (int) substr($member, $colon + 1)];
+        }, $members));
+    }
+
+    public function read(string $id): ?SessionRecord
+    {
+        $text = $this->ask(fn () => $this->pool->getByKey($id, "session:$id"));
+        return is_string($text) ? SessionRecord::decode($text) : null;
+    }
+
+    public function write(string $id, SessionRecord $record, int $seconds): void
+    {
+        $this->ask(
+            fn () => $this->pool->setByKey($id, "session:$id", $record->encode(), $seconds),
+        );
+    }
+
+    public function forget(string $id): void
+    {
+        $this->ask(fn () => $this->pool->deleteByKey($id, "session:$id"));
+    }
+
+    /** True when the lock is ours now. */
+    public function lock(string $id): bool
+    {
+        $added = fn () => $this->pool->addByKey($id, "lock:$id", $this->token, self::LOCK_SECONDS);
+        $this->lockedAt = microtime(true);
+        // the answer to the first try may have been lost, not the lock
+        return $this->ask($added) || ($this->askedTwice && $this->holder($id) === $this->token);
+    }
+
+    /** Who holds the lock; null: nobody. */
+    public function holder(string $id): ?string
+    {
+        $token = $this->ask(fn () => $this->pool->getByKey($id, "lock:$id"));
+        return is_string($token) ? $token : null;
+    }
+
+    /** Take the lock from a holder that has had it for too long. */
+    public function seize(string $id): void
+    {
+        $this->lockedAt = microtime(true);
+        $this->ask(
+            fn () => $this->pool->setByKey($id, "lock:$id", $this->token, self::LOCK_SECONDS),
+        );
+    }
+
+    public function unlock(string $id): void
+    {
+        $surelyOurs = microtime(true) - $this->lockedAt < self::LOCK_SECONDS / 3;
+        if ($surelyOurs || $this->holder($id) === $this->token) {
+            $this->ask(fn () => $this->pool->deleteByKey($id, "lock:$id"));
+        }
+    }
+
+    /** @param callable(): mixed $exchange false is an answer too: not found, not stored */
+    private function ask(callable $exchange): mixed
+    {
+        for ($attempt = 1; ; $attempt++) {
+            $this->askedTwice = $attempt === 2;
+            $answer = $exchange();
+            $code = $this->pool->getResultCode();
+            if (
+                in_array(
+                    $code,
+                    [Memcached::RES_SUCCESS, Memcached::RES_NOTFOUND, Memcached::RES_NOTSTORED],
+                    true,
+                )
+            ) {
+                return $answer;
+            }
+            // a connection kept from an earlier request may have died since: once more, on a new one
+            if ($attempt === 2 || $code === Memcached::RES_TIMEOUT) {
+                throw new CacheDown($this->pool->getResultMessage(), $code);
+            }
+        }
+    }
+}

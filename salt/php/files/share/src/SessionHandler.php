@@ -1,0 +1,346 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Webfarm;
+
+/**
+ * PHP's sessions: in the site's database, through the farm's cache.
+ *
+ * - What was answered is stored: a write goes to the database first, then to the cache.
+ * - Nothing goes back in time. The cache's entry is taken out while a request has the session and put
+ *   back at its end, so a cache that missed a write has no entry. When the cache does not answer,
+ *   X-Webfarm-Uncached makes the balancer send the session's next request with X-Webfarm-Moved, which
+ *   reads the database; so does a session that comes from another farm.
+ * - Nothing is overwritten: each write names the version that it read.
+ * - A session that a newer release or generation wrote is not for us: the client gets a new one.
+ */
+final class SessionHandler implements
+    \SessionHandlerInterface,
+    \SessionIdInterface,
+    \SessionUpdateTimestampHandlerInterface
+{
+    private const LOCK_WAIT_SECONDS = 30;
+    /** For the request that the session's old farm may still be working on. */
+    private const OLD_FARM_WAIT_SECONDS = 10;
+    private const REFRESH_SECONDS = 60;
+
+    /** The session that this request has; empty: none yet. */
+    private string $id = '';
+    /** As it was read or written last; null: it is new. */
+    private ?SessionRecord $record = null;
+    /** Whether the cache has shown that it has no entry of the session left. */
+    private bool $cached = true;
+    /** Whether the cache needs its entry again, when nothing is written. */
+    private bool $takenOut = false;
+    private bool $lockedInCache = false;
+    private bool $lockedInDatabase = false;
+    /** @var array<string, true> ids made here, that nobody else can know */
+    private array $fresh = [];
+    private bool $refused = false;
+
+    /**
+     * @param ?int $generation of our farm, as the balancer says; null: nobody said
+     * @param bool $moved whether our cache may hold an old state of the session
+     * @param ?SessionCache $oldCache of the farm that the session comes from
+     */
+    public function __construct(
+        private readonly SessionCache $cache,
+        private readonly SessionDatabase $database,
+        private readonly Release $release,
+        private readonly ?int $generation,
+        private readonly bool $moved,
+        private readonly ?SessionCache $oldCache,
+    ) {
+    }
+
+    public function open(string $path, string $name): bool
+    {
+        return true;
+    }
+
+    public function create_sid(): string
+    {
+        $id = bin2hex(random_bytes(16));
+        $this->fresh[$id] = true;
+        return $id;
+    }
+
+    public function validateId(string $id): bool
+    {
+        if (isset($this->fresh[$id]) || preg_match('/^[A-Za-z0-9,-]{16,128}$/D', $id) !== 1) {
+            return false;
+        }
+        $this->claim($id);
+        if ($this->record === null) {
+            $this->close();
+            return false;
+        }
+        return true;
+    }
+
+    public function read(string $id): string
+    {
+        if (isset($this->fresh[$id])) {
+            $this->begin($id);
+            $this->tellWhetherCached();
+        } elseif ($this->id !== $id) {
+            $this->claim($id);
+        }
+        return $this->record?->data ?? '';
+    }
+
+    public function write(string $id, string $data): bool
+    {
+        if (!$this->refused) {
+            $this->save($data);
+        }
+        return true;
+    }
+
+    /** PHP calls this in place of write() when the data is as it was read. */
+    public function updateTimestamp(string $id, string $data): bool
+    {
+        if ($this->refused) {
+            return true;
+        }
+        $record = $this->record;
+        if ($record === null || !$this->isStampedByUs($record)) {
+            $this->save($data);
+        } elseif (time() - $record->updated >= self::REFRESH_SECONDS) {
+            try {
+                $this->database->touch($id, time());
+                $this->record = new SessionRecord(
+                    $record->version,
+                    $record->release,
+                    $record->generation,
+                    time(),
+                    $record->data,
+                );
+            } catch (DatabaseDown $error) {
+                self::log("session not refreshed: {$error->getMessage()}");
+            }
+        }
+        return true;
+    }
+
+    public function destroy(string $id): bool
+    {
+        try {
+            $this->database->delete($id);
+        } catch (DatabaseDown $error) {
+            $this->refuse("the session cannot be destroyed: {$error->getMessage()}");
+        }
+        $this->tryCache(fn () => $this->cache->forget($id));
+        $this->record = null;
+        $this->takenOut = false;
+        return true;
+    }
+
+    public function close(): bool
+    {
+        if ($this->refused || $this->id === '') {
+            return true;
+        }
+        // session_abort() and read_and_close write nothing, but this release has answered
+        if ($this->takenOut && $this->record !== null && !$this->isStampedByUs($this->record)) {
+            $this->save($this->record->data);
+        }
+        if ($this->takenOut && $this->record !== null) {
+            $this->putBack();
+        }
+        $this->unlock();
+        $this->id = '';
+        $this->record = null;
+        return true;
+    }
+
+    public function gc(int $max_lifetime): int|false
+    {
+        try {
+            return $this->database->purge(time() - $max_lifetime - self::REFRESH_SECONDS);
+        } catch (DatabaseDown $error) {
+            self::log("old sessions not deleted: {$error->getMessage()}");
+            return false;
+        }
+    }
+
+    private function begin(string $id): void
+    {
+        $this->id = $id;
+        $this->record = null;
+        $this->takenOut = false;
+    }
+
+    /** Have the session to ourselves, and know what is stored of it. */
+    private function claim(string $id): void
+    {
+        $this->begin($id);
+        $this->tryCache(fn () => $this->lockInCache());
+        if (!$this->cached) {
+            $this->lockInDatabase();
+        }
+        if ($this->moved) {
+            $this->waitForOldFarm();
+        }
+        $record = $this->moved ? null : $this->tryCache(fn () => $this->cache->read($id));
+        $this->tryCache(fn () => $this->cache->forget($id));
+        $this->tellWhetherCached();
+        try {
+            $record ??= $this->database->read($id);
+        } catch (DatabaseDown $error) {
+            $this->refuse("the session cannot be read: {$error->getMessage()}");
+        }
+        if ($record !== null && $this->isOfTheFuture($record)) {
+            self::log("session of release $record->release, generation $record->generation refused");
+            return;
+        }
+        $this->record = $record;
+        $this->takenOut = true;
+    }
+
+    private function save(string $data): void
+    {
+        $new = new SessionRecord(
+            ($this->record?->version ?? 0) + 1,
+            $this->release->name,
+            $this->generation ?? $this->record?->generation ?? 0,
+            time(),
+            $data,
+        );
+        try {
+            $stored = $this->record === null
+                ? $this->database->insert($this->id, $new)
+                : $this->database->update($this->id, $this->record->version, $new);
+        } catch (DatabaseDown $error) {
+            $this->refuse("the session cannot be stored: {$error->getMessage()}");
+        }
+        if (!$stored) {
+            $this->refuse('the session was changed by another request at the same time');
+        }
+        $this->record = $new;
+        $this->takenOut = true;
+    }
+
+    private function putBack(): void
+    {
+        $seconds = (int) ini_get('session.gc_maxlifetime');
+        $this->tryCache(fn () => $this->cache->write($this->id, $this->record, $seconds));
+        $this->takenOut = false;
+    }
+
+    private function lockInCache(): void
+    {
+        $deadline = microtime(true) + self::LOCK_WAIT_SECONDS;
+        for ($pause = 2000; !$this->cache->lock($this->id); $pause = min(2 * $pause, 50000)) {
+            if (microtime(true) > $deadline) {
+                // its holder was killed; if it was not, the version check stops one of us
+                self::log('session lock seized after ' . self::LOCK_WAIT_SECONDS . ' s');
+                $this->cache->seize($this->id);
+                break;
+            }
+            usleep($pause);
+        }
+        $this->lockedInCache = true;
+    }
+
+    private function lockInDatabase(): void
+    {
+        if ($this->lockedInDatabase) {
+            return;
+        }
+        try {
+            $this->lockedInDatabase = $this->database->lock($this->id, self::LOCK_WAIT_SECONDS);
+        } catch (DatabaseDown $error) {
+            $this->refuse("neither the cache nor the database answers: {$error->getMessage()}");
+        }
+    }
+
+    /** Until a request of this session that the old farm has begun is over. */
+    private function waitForOldFarm(): void
+    {
+        $deadline = microtime(true) + self::OLD_FARM_WAIT_SECONDS;
+        try {
+            while ($this->oldCache?->holder($this->id) !== null && microtime(true) < $deadline) {
+                usleep(10000);
+            }
+        } catch (CacheDown) {
+            // a farm that is gone works on nothing
+        }
+    }
+
+    private function unlock(): void
+    {
+        if ($this->lockedInCache) {
+            $this->lockedInCache = false;
+            try {
+                $this->cache->unlock($this->id);
+            } catch (CacheDown) {
+                // the lock ends by itself
+            }
+        }
+        if ($this->lockedInDatabase) {
+            $this->lockedInDatabase = false;
+            try {
+                $this->database->unlock($this->id);
+            } catch (DatabaseDown) {
+                // the lock went with the connection
+            }
+        }
+    }
+
+    /** What `$exchange` returns; null when the cache does not answer, now or earlier in this request. */
+    private function tryCache(callable $exchange): mixed
+    {
+        if (!$this->cached) {
+            return null;
+        }
+        try {
+            return $exchange();
+        } catch (CacheDown $error) {
+            $this->cached = false;
+            self::log("session cache does not answer: {$error->getMessage()}");
+            $this->tellWhetherCached();
+            return null;
+        }
+    }
+
+    /** To the balancer: the session's next request must read the database, or need not. */
+    private function tellWhetherCached(): void
+    {
+        if (headers_sent()) {
+            return;
+        }
+        if ($this->cached) {
+            header_remove('X-Webfarm-Uncached');
+        } else {
+            header('X-Webfarm-Uncached: 1');
+        }
+    }
+
+    private function isOfTheFuture(SessionRecord $record): bool
+    {
+        return $this->release->isOlderThan($record->release)
+            || ($this->generation !== null && $record->generation > $this->generation);
+    }
+
+    private function isStampedByUs(SessionRecord $record): bool
+    {
+        return $record->release === $this->release->name
+            && ($this->generation === null || $record->generation === $this->generation);
+    }
+
+    /** End the request: an answer must not tell of a session that is not stored. */
+    private function refuse(string $why): never
+    {
+        $this->refused = true;
+        $this->unlock();
+        self::log($why);
+        Unavailable::answer('The session is not available now.');
+    }
+
+    private static function log(string $what): void
+    {
+        error_log("webfarm: $what");
+    }
+}

@@ -1,0 +1,26 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Webfarm;
+
+/** The answer 503. */
+final class Unavailable
+{
+    /** End the request; what was answered so far, and its cookies, are dropped where that is possible. */
+    public static function answer(string $text): never
+    {
+        if (!headers_sent()) {
+            while (ob_get_level() > 0 && @ob_end_clean()) {
+            }
+            $keep = preg_grep('/^X-Webfarm-/i', headers_list());
+            header_remove();
+            array_map(header(...), $keep);
+            http_response_code(503);
+            header('Retry-After: 1');
+            header('Content-Type: text/plain');
+            echo $text, "\n";
+        }
+        exit;
+    }
+}
