@@ -7,6 +7,10 @@ The store's folder is ``/srv/webfarm/store``, or what the master's configuration
 from dataclasses import asdict
 from typing import Any
 
+import webfarm
+
+webfarm.renew(__file__)
+
 from webfarm import store
 from webfarm.errors import WebfarmError
 

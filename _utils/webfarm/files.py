@@ -23,6 +23,14 @@ def sync_dir(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(path: Path) -> None:
+    """Create ``path`` and what is missing above it, 0755 whatever the umask is."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
+
+
 def sync_tree(root: Path) -> None:
     """Make every file and every name under ``root`` durable; symlinks are part of their folders."""
     for folder, _, files in os.walk(root):

@@ -53,6 +53,11 @@ def check_version(value: object) -> str:
 
     ``1.manifest`` cannot: it would be taken for the manifest of ``1``.
     """
+    if isinstance(value, (int, float)):
+        raise BadName(
+            f"version name {value} is a number, expected text: quote it twice for Salt's command"
+            f" line, \"'{value}'\"; nothing was changed"
+        )
     version = names.check(value, "version")
     if version.endswith(SUFFIX):
         raise BadName(
@@ -100,7 +105,7 @@ class Store:
         tree = manifest.of(source, normalise=True)
         check_shape(kind, tree)
         folder = self.root / kind
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        files.make_folder(folder)
         with files.locked(folder / ".lock", _LOCK_SECONDS, f"the {kind} store"):
             if self._is_published(kind, version):
                 return self._already(kind, version, tree)
