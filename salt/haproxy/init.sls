@@ -1,5 +1,8 @@
 {#- What both layers share: the package, the folders, the helper that starts and reloads without loss. -#}
 {%- from 'haproxy/map.jinja' import paths with context %}
+include:
+  - folders
+
 haproxy package:
   pkg.installed:
     - name: haproxy
@@ -9,14 +12,10 @@ haproxy folders:
     - names:
       - {{ salt['file.dirname'](paths.state_file) }}
       - {{ paths.maps }}
-      - {{ salt['file.dirname'](paths.lock) }}
     - mode: '0755'
     - makedirs: True
-
-# /run is empty after a boot
-/etc/tmpfiles.d/webfarm-haproxy.conf:
-  file.managed:
-    - contents: d {{ salt['file.dirname'](paths.lock) }} 0755 root root -
+    - require:
+      - file: webfarm_folders
 
 /usr/local/lib/webfarm/webfarm-haproxy:
   file.managed:

@@ -46,5 +46,4 @@ haproxy:
       - file: /etc/haproxy/haproxy.cfg
     - require:
       - file: /usr/local/lib/webfarm/webfarm-haproxy
-      - file: /etc/tmpfiles.d/webfarm-haproxy.conf
       - cmd: haproxy unit
