@@ -121,4 +121,8 @@ def _example(breach: Breach) -> dict[str, Any]:
 
 
 def _brief(answer: Answer) -> dict[str, Any]:
-    return {name: value for name, value in asdict(answer).items() if value not in ("", 0, False)}
+    return {
+        name: value
+        for name, value in asdict(answer).items()
+        if name in ("sent", "answered") or value not in ("", 0, False)
+    }
