@@ -11,6 +11,7 @@ from webfarm.rollout.journal import Journal
 from webfarm.rollout.lease import Lease
 from webfarm.rollout.model import Goal, InService, Memory, Refused, Step, Stuck, listed
 from webfarm.rollout.outline import before
+from webfarm.rollout.situation import Situation
 from webfarm.rollout.watcher import Done, Outcome, Watcher
 from webfarm.topology import Site
 
@@ -238,7 +239,7 @@ class Engine:
             state=state,
             goal=goal,
             message=message,
-            cluster=describe(self.world),
+            cluster=describe(self.world.situation),
             command="" if state in ("done", "nothing") else command(goal),
             left_out=left_out,
         )
@@ -250,9 +251,8 @@ def command(goal: Goal) -> str:
     return f"salt-run upgrade.farm {goal.site} {goal.farm} release={goal.release}{reset}"
 
 
-def describe(world: World) -> str:
+def describe(now: Situation) -> str:
     """The farm as the balancers have it, in one line."""
-    now = world.situation
     if now.blind:
         return f"{now.goal.farm}: not known ({'; '.join(now.blind)})"
     per = {

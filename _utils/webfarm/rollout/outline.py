@@ -6,9 +6,9 @@ from typing import Any
 
 from webfarm.rollout.model import (
     BalancerView,
+    Before,
     FarmAtBalancer,
     Goal,
-    InService,
     Memory,
     Next,
     Seen,
@@ -33,15 +33,15 @@ class Foreseen:
 
 def outline(
     goal: Goal, site: Site, seen: Seen, memory: Memory | None = None
-) -> tuple[tuple[Foreseen, ...], Next]:
-    """All steps to the goal and what follows the last one: the goal, or why the plan ends early."""
+) -> tuple[tuple[Foreseen, ...], Next, Seen]:
+    """All steps to the goal, what ends the plan (the goal, or why not), and the world as it is then."""
     memory = memory or Memory()
     steps: list[Foreseen] = []
     while len(steps) < LONGEST:
         memory = remember(memory, goal, site, seen)
         step = decide(goal, site, seen, memory)
         if not isinstance(step, Step):
-            return tuple(steps), step
+            return tuple(steps), step, seen
         now = Situation(goal, site, seen, memory)
         if step.name == "preflight":
             memory = replace(memory, before=before(now))
@@ -51,10 +51,8 @@ def outline(
     raise AssertionError(f"the plan for {goal} does not end: {[s.step.name for s in steps]}")
 
 
-def before(now: Situation) -> Any:
+def before(now: Situation) -> Before | None:
     """The farm as it is in service, so that it can be put back."""
-    from webfarm.rollout.model import Before
-
     serving = [at for at in now.at.values() if at.state in ("open", "drain")]
     pairs = {(at.release, at.generation) for at in serving}
     return Before(*pairs.pop()) if len(pairs) == 1 else now.memory.before
@@ -134,6 +132,3 @@ def _idle(seen: Seen, name: str) -> Seen:
         farm = replace(view.farms[name], in_flight=0, queued=0)
         balancers[balancer] = replace(view, farms={**view.farms, name: farm})
     return Seen(balancers, seen.servers)
-
-
-__all__ = ["Foreseen", "InService", "before", "expected", "learn", "outline"]

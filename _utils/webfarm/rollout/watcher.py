@@ -92,3 +92,6 @@ class Watcher:
 
     def rollout_finished(self, outcome: Outcome) -> None:
         """The rollout has ended."""
+
+    def close(self) -> None:
+        """Nothing more will come, also after an error."""

@@ -1,0 +1,124 @@
+"""Turn what a node sent into a view; nodes are outside, so a reply of another shape is no answer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from webfarm import names
+from webfarm.errors import BadName
+from webfarm.rollout.model import (
+    STATES,
+    BalancerView,
+    FarmAtBalancer,
+    Reply,
+    ServerAtBalancer,
+    ServerView,
+)
+
+MOST = 10_000  # entries in one mapping; more is not a cluster
+
+
+class _Odd(Exception):
+    """The reply is not of the expected shape."""
+
+
+def balancer(name: str, reply: Reply) -> BalancerView:
+    """A balancer's ``haproxy_runtime.farms``."""
+    if not reply.ok:
+        return BalancerView(name, False, reply.error)
+    try:
+        value = _mapping(reply.value, "the reply")
+        return BalancerView(
+            name,
+            True,
+            farms={
+                names.check(farm, "farm"): _farm(at, farm)
+                for farm, at in _mapping(value.get("farms"), "farms").items()
+            },
+            newest=_number(value.get("newest"), "newest"),
+            pick=_shares(value.get("pick"), "pick"),
+            pick_newest=_shares(value.get("pick_newest"), "pick_newest"),
+            disk_agrees=value.get("disk_agrees") is True,
+            old_workers=_number(value.get("old_workers", 0), "old_workers"),
+        )
+    except (_Odd, BadName) as odd:
+        return BalancerView(name, False, f"answered haproxy_runtime.farms with nonsense: {odd}")
+
+
+def server(name: str, reply: Reply) -> ServerView:
+    """A server's ``webfarm_release.status``."""
+    if not reply.ok:
+        return ServerView(name, False, reply.error)
+    try:
+        value = _mapping(reply.value, "the reply")
+        release = value.get("release")
+        return ServerView(
+            name,
+            True,
+            why=_text(value.get("why") or "", "why"),
+            release=None if release is None else _text(release, "release"),
+            ready=value.get("ready") is True,
+            php_versions=_versions(value.get("php_versions"), "php_versions"),
+            webapp_versions=_versions(value.get("webapp_versions"), "webapp_versions"),
+            boot_id=_text(value.get("boot_id") or "", "boot_id"),
+        )
+    except _Odd as odd:
+        return ServerView(name, False, f"answered webfarm_release.status with nonsense: {odd}")
+
+
+def _farm(value: Any, farm: str) -> FarmAtBalancer:
+    value = _mapping(value, farm)
+    state = value.get("state")
+    if state not in STATES:
+        raise _Odd(f"state of {farm} is {state!a:.40}")
+    return FarmAtBalancer(
+        state=state,
+        generation=_number(value.get("generation"), f"generation of {farm}"),
+        release=_text(value.get("release") or "", f"release of {farm}"),
+        in_flight=_number(value.get("in_flight"), f"in_flight of {farm}"),
+        queued=_number(value.get("queued"), f"queued of {farm}"),
+        servers={
+            names.check(name, "server"): _server(at, name)
+            for name, at in _mapping(value.get("servers"), f"servers of {farm}").items()
+        },
+    )
+
+
+def _server(value: Any, name: str) -> ServerAtBalancer:
+    value = _mapping(value, name)
+    return ServerAtBalancer(
+        status=_text(value.get("status"), f"status of {name}"),
+        admin=_text(value.get("admin_state") or "ready", f"admin_state of {name}"),
+        in_flight=_number(value.get("in_flight", 0), f"in_flight of {name}"),
+        check=_text(value.get("check") or "", f"check of {name}"),
+    )
+
+
+def _mapping(value: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or len(value) > MOST:
+        raise _Odd(f"{what} is {value!a:.60}, expected a mapping")
+    return value
+
+
+def _number(value: Any, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _Odd(f"{what} is {value!a:.40}, expected a number")
+    return value
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise _Odd(f"{what} is {value!a:.40}, expected text")
+    return "".join(c if c.isprintable() else " " for c in value[:500])
+
+
+def _shares(value: Any, what: str) -> dict[str, int]:
+    return {
+        names.check(farm, "farm"): _number(share, f"{what} of {farm}")
+        for farm, share in _mapping(value, what).items()
+    }
+
+
+def _versions(value: Any, what: str) -> frozenset[str]:
+    if not isinstance(value, list) or len(value) > MOST:
+        raise _Odd(f"{what} is {value!a:.40}, expected a list")
+    return frozenset(_text(version, what) for version in value)
