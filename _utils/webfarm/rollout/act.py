@@ -155,26 +155,36 @@ def _quiesce(step: Step, world: World, waits: Waits, stopping: Stopping) -> Resu
 
 
 def _through_one(step: Step, world: World) -> Result:
-    """Ask one server about the whole pool; when it cannot tell, the next one."""
-    wanted: Sequence[str] = step.arguments["servers"]
+    """Ask one server about the whole pool; when it cannot tell, the next one.
+
+    Members on servers that are left out are asked too, but need not answer.
+    """
+    needed: Sequence[str] = step.arguments["servers"]
+    pool = world.situation.farm.memcached
+    spare = [member for member in pool if member not in needed]
     errors: dict[str, str] = {}
-    if not wanted:
-        return Result("done", {})
-    for name in step.targets:
-        reply = world.cluster.call(
-            str(step.function), (name,), step.arguments, step.deadline or 60.0
-        )[name]
-        if not reply.ok:
-            errors[name] = reply.error
-            continue
-        bad = unproven(step.name, wanted, reply.value)
-        evidence: dict[str, Any] = {"through": name, "pool": reply.value}
-        exempt = [m for m in world.situation.farm.memcached if m not in wanted]
-        if exempt:
-            evidence["left out with their servers"] = exempt
-        if not bad:
-            return Result("done", evidence)
-        errors[name] = "; ".join(f"{member}: {why}" for member, why in bad.items())
+    for members in ([*needed, *spare], needed) if spare else (needed,):
+        for name in step.targets if members else ():
+            reply = world.cluster.call(
+                str(step.function),
+                (name,),
+                {**step.arguments, "servers": list(members)},
+                step.deadline or 60.0,
+            )[name]
+            bad = {name: reply.error}
+            if reply.ok:
+                bad = unproven(step.name, members, reply.value)
+            if not bad:
+                evidence: dict[str, Any] = {"through": name, "pool": reply.value}
+                if list(members) == list(needed) and spare:
+                    evidence["out of reach with their servers"] = spare
+                elif step.name == "flush":
+                    flushed = world.memory.flushed | set(members)
+                    world.memory = replace(world.memory, flushed=flushed)
+                return Result("done", evidence)
+            errors[name] = "; ".join(bad.values())
+    if not needed:
+        return Result("done", {"out of reach with their servers": spare})
     shown = listed([f"{name} says {why}" for name, why in errors.items()])
     what = "did not answer" if step.name == "preflight" else "could not be proven empty"
     return Result(
@@ -190,11 +200,13 @@ def unproven(name: str, wanted: Sequence[str], value: Any) -> dict[str, str]:
     for member in wanted:
         said = value.get(member)
         if not isinstance(said, Mapping):
-            bad[member] = "is not in the reply"
+            bad[member] = f"{member} is not in the reply"
         elif said.get("error"):
-            bad[member] = str(said["error"])[:200]
+            bad[member] = f"{member} {said['error']!s:.200}"
         elif name == "flush" and (said.get("flushed") is not True or said.get("items") != 0):
-            bad[member] = f"flushed is {said.get('flushed')!r}, items {said.get('items')!r}"
+            bad[member] = (
+                f"{member} flushed is {said.get('flushed')!r}, items {said.get('items')!r}"
+            )
     return bad
 
 

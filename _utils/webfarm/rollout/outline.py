@@ -20,7 +20,7 @@ from webfarm.rollout.situation import Situation
 from webfarm.topology import Site
 
 LONGEST = 50  # steps; a plan that does not end by then is a mistake in the planner
-WAITS = ("preflight", "soft", "quiesce", "warm", "verify", "open", "soak")
+WAITS = ("stage", "preflight", "soft", "quiesce", "warm", "verify", "open", "soak")
 
 
 @dataclass(frozen=True)

@@ -77,14 +77,26 @@ def _in_service(now: Situation) -> Next:
             f"watch the farm on {now.goal.release}",
             policy.soak_seconds,
         )
-    stragglers = [
+    stragglers = _stragglers(now)
+    if not stragglers:
+        return InService(now.left_out)
+    return _stage(now, stragglers) or _switch(now, stragglers, "rejoin")
+
+
+def _stragglers(now: Situation) -> list[str]:
+    return [
         name
         for name in now.members
         if not now.server(name).runs(now.goal.release) and not now.up(name, everywhere=False)
     ]
-    if not stragglers:
-        return InService(now.left_out)
-    return _stage(now, stragglers) or _switch(now, stragglers, "rejoin")
+
+
+def _too_many(now: Situation) -> str:
+    shown = listed([f"{name} {why}" for name, why in now.left_out.items()])
+    return (
+        f"{len(now.left_out)} of {now.goal.farm}'s {len(now.farm.servers)} servers cannot be "
+        f"upgraded, {now.budget} may be left out (max_failed): {shown}"
+    )
 
 
 def _opened(now: Situation, name: str) -> bool:
@@ -144,6 +156,8 @@ def _closed(now: Situation) -> Next:
             else "nothing in flight must be seen twice",
             None if policy.on_deadline == "wait" else policy.quiesce_seconds,
         )
+    if not now.may_do_without(now.left_out):
+        return Stuck((_too_many(now),))
     if not now.fenced:
         behind = [name for name, at in now.at.items() if at.release != goal.release]
         return Step(
@@ -206,12 +220,14 @@ def _without(now: Situation) -> dict[str, dict[str, int]]:
 def _stage(now: Situation, servers: list[str]) -> Step | None:
     goal = now.goal
     lacking = [name for name in servers if not now.server(name).has(goal.php, goal.webapp)]
+    if now.states == {"open"} and not now.fenced and "stage" not in now.memory.done:
+        lacking = servers  # also where the trees are: it enters the pair in releases.php
     if not lacking:
         return None
     return Step(
         "stage",
         tuple(lacking),
-        f"php {goal.php} and webapp {goal.webapp} are not installed",
+        f"php {goal.php} and webapp {goal.webapp} must be installed, and known as {goal.release}",
         STAGE_SECONDS,
         "webfarm_release.stage",
         {
@@ -275,6 +291,12 @@ def _prove(now: Situation) -> Step | None:
 
 def _opening(now: Situation) -> Next:
     """Ready or open on some balancer: only forward is safe, a session may have seen the release."""
+    if not now.may_do_without(now.left_out):
+        return Stuck((_too_many(now),))
+    stragglers = _stragglers(now)
+    step = _stage(now, stragglers) if stragglers else None
+    if stragglers:  # the fence holds them DOWN, so a switch disturbs nobody
+        return step or _switch(now, stragglers, "switch")
     step = _flush(now) if "closed" in now.states else None
     if step:
         return step
@@ -407,11 +429,7 @@ def refusals(now: Situation) -> list[str]:
     if now.regression:
         reasons.append(now.regression)
     if not now.may_do_without(now.left_out):
-        shown = listed([f"{name} {why}" for name, why in now.left_out.items()])
-        reasons.append(
-            f"{len(now.left_out)} of {goal.farm}'s {len(now.farm.servers)} servers cannot be upgraded, "
-            f"{now.budget} may be left out (max_failed): {shown}"
-        )
+        reasons.append(_too_many(now))
     others = now.others()
     if not others:
         reasons.append(f"{goal.farm} is the only farm of {goal.site} that is open on all balancers")
