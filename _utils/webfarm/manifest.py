@@ -234,7 +234,7 @@ def _parse_line(line: str) -> tuple[Entry, str | None]:
             return _NOTHING, "has no octal mode"
     elif kind == "l":
         raw, _, path = rest.partition(" ")
-        value = unquote(raw, errors="strict") if raw.isascii() else ""
+        value = unquote(raw) if raw.isascii() else ""
     else:
         return _NOTHING, "is of no known kind (d, f, l)"
     if not path or any(part in ("", ".", "..") for part in path.split("/")):
