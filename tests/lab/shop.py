@@ -1,0 +1,239 @@
+"""The shop that the lab runs, for tests: releases, rollouts, traffic, deliberate damage."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lab_words import ROOT, Lab
+from referee.answer import Answer, decode_all
+from referee.releases import order_key
+
+LOG = "/var/lib/referee/answers.jsonl"
+PILLAR = "/srv/webfarm/pillar/releases.sls"
+INCOMING = "/srv/webfarm/incoming/webapp"
+PATIENCE = 90.0
+CONFIG = "/etc/haproxy/haproxy.cfg"
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    """Wait for a condition; fail, and say which, when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.5)
+
+
+class Shop:
+    """One site of the lab and its two farms; tests go from release to release and never back."""
+
+    def __init__(self, lab: Lab, site: str = "site1") -> None:
+        self.lab = lab
+        self.site = site
+        pillar = yaml.safe_load((ROOT / "pillar" / "small.sls").read_text())["webfarm"]
+        self.topology = pillar
+        plan = pillar["sites"][site]
+        self.balancers = list(plan["balancers"])
+        self.farms = {name: list(farm["servers"]) for name, farm in plan["farms"].items()}
+        self.memcached = {name: list(farm["memcached"]) for name, farm in plan["farms"].items()}
+        self._pillar: dict[str, Any] = yaml.safe_load(lab.sh("master", f"cat {PILLAR}"))["webfarm"]
+        self.policy(soak_seconds=3)
+
+    # -- pillar and releases
+
+    def policy(self, **changes: object) -> None:
+        """Change the site's policy in the pillar."""
+        policy = self._pillar.setdefault("sites", {}).setdefault(self.site, {})
+        policy.setdefault("policy", {}).update(changes)
+        self._write_pillar()
+
+    def _write_pillar(self) -> None:
+        text = yaml.safe_dump({"webfarm": self._pillar}, sort_keys=False)
+        self.lab.exec("master", "sh", "-c", f"cat > {PILLAR}", stdin=text)
+
+    def release(self, farm: str) -> str:
+        """What the balancers let serve."""
+        found = {view["farms"][farm]["release"] for view in self.views().values()}
+        assert len(found) == 1, f"the balancers disagree on {farm}: {found}"
+        return str(found.pop())
+
+    def newest(self) -> str:
+        """The newest release of the site's farms."""
+        return max((self.release(farm) for farm in self.farms), key=order_key)
+
+    def following(self) -> str:
+        """A release after the newest: the other PHP and a webapp of its own; made when missing."""
+        releases: dict[str, dict[str, str]] = self._pillar["releases"]
+        later = [name for name in releases if order_key(name) > order_key(self.newest())]
+        if later:
+            return min(later, key=order_key)
+        number = len(releases) + 1
+        name, webapp = f"2026.11.{number}", f"t{number}"
+        php = [release["php"] for release in releases.values()]
+        copy = (
+            f"cp -a {INCOMING}/3 {INCOMING}/{webapp} && sed -i \"s/WEBAPP = '3'/WEBAPP = "
+            f"'{webapp}'/\" {INCOMING}/{webapp}/public/index.php"
+        )
+        self.lab.sh("master", f"test -d {INCOMING}/{webapp} || {{ {copy}; }}")
+        self.lab.run("store.add", "webapp", webapp, f"{INCOMING}/{webapp}")
+        releases[name] = {"php": next((p for p in php if p != php[-1]), php[-1]), "webapp": webapp}
+        self._write_pillar()
+        return name
+
+    def pair(self, release: str) -> tuple[str, str]:
+        """PHP and webapp of a release."""
+        found = self._pillar["releases"][release]
+        return found["php"], found["webapp"]
+
+    # -- rollouts
+
+    def upgrade(self, farm: str, release: str, check: bool = True) -> dict[str, Any]:
+        """`salt-run upgrade.farm`; its data."""
+        done = self.lab.exec(
+            *("master", "salt-run", "--out=json", "--log-level=error"),
+            *("upgrade.farm", self.site, farm, f"release='\"{release}\"'"),
+            check=False,
+            timeout=300,
+        )
+        assert not check or done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        data: dict[str, Any] = json.loads(done.stdout)
+        return data | {"exit": done.returncode}
+
+    def level(self) -> str:
+        """Bring all farms to the newest release, open; returns it."""
+        self.healthy()
+        newest = self.newest()
+        for farm in self.farms:
+            if self.release(farm) != newest or self.state(farm) != {"open"}:
+                self.upgrade(farm, newest)
+        self.healthy()
+        return newest
+
+    def level_or_ahead(self, farm: str) -> tuple[str, str]:
+        """Make ``farm`` the one ahead of the others; returns the old release and the new."""
+        others = {self.release(other) for other in self.farms if other != farm}
+        if {self.release(farm)} == others or self.release(farm) != self.newest():
+            self.level()
+            self.upgrade(farm, self.following())
+        self.healthy()
+        [old] = {self.release(other) for other in self.farms if other != farm}
+        return old, self.release(farm)
+
+    # -- balancers
+
+    def views(self) -> dict[str, Any]:
+        """``haproxy_runtime.farms`` of every balancer of the site."""
+        views = self.lab.salt(self.balancers, "haproxy_runtime.farms")
+        assert set(views) == set(self.balancers) and all(
+            isinstance(view, dict) for view in views.values()
+        ), f"not every balancer answers: {views}"
+        return views
+
+    def state(self, farm: str) -> set[str]:
+        """The farm's state; one element when the balancers agree."""
+        return {view["farms"][farm]["state"] for view in self.views().values()}
+
+    def set_farms(self, balancers: Sequence[str] | None = None, **maps: object) -> None:
+        """Drive the balancers' maps by hand, as no rollout would."""
+        words = [f"{name}={json.dumps(value)}" for name, value in maps.items()]
+        asked = list(balancers or self.balancers)
+        done = self.lab.salt(asked, "haproxy_runtime.set_farms", *words)
+        wrong = {name: done.get(name) for name in asked if not isinstance(done.get(name), dict)}
+        assert not wrong, f"set_farms failed: {wrong}"
+
+    def pick(self, *farms: str) -> dict[str, int]:
+        """Equal shares for these farms."""
+        return dict.fromkeys(farms, 1)
+
+    def switch(self, servers: Sequence[str], release: str) -> None:
+        """Stage and switch servers by hand, whatever they serve."""
+        php, webapp = self.pair(release)
+        words = [json.dumps(word) for word in (release, php, webapp)]
+        for function in ("webfarm_release.stage", "webfarm_release.switch"):
+            done = self.lab.salt(servers, function, *words)
+            wrong = {n: done.get(n) for n in servers if not isinstance(done.get(n), dict)}
+            assert not wrong, f"{function} failed: {wrong}"
+
+    def up(self, farm: str) -> bool:
+        """Every server of the farm is UP on every balancer."""
+        return all(
+            server["status"].startswith("UP")
+            for view in self.views().values()
+            for server in view["farms"][farm]["servers"].values()
+        )
+
+    def healthy(self) -> None:
+        """Wait until every server of the site is in service."""
+        until(lambda: all(self.up(farm) for farm in self.farms), "every server is UP")
+
+    # -- traffic
+
+    @contextmanager
+    def traffic(
+        self, *options: str, rate: int = 70, sessions: int = 140, life: int = 60
+    ) -> Iterator[None]:
+        """Mixed traffic while the block runs; it begins when every client has a session."""
+        self.lab.traffic("stop", check=False)
+        mix = {"rate": rate, "sessions": sessions, "life": life}
+        self.lab.traffic("start", *(f"--{name}={n}" for name, n in mix.items()), *options)
+        try:
+            self.answers(4 * sessions)
+            yield
+        finally:
+            self.lab.traffic("stop")
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """A marked phase of the traffic."""
+        self.lab.traffic("mark", f"{name}-start")
+        try:
+            yield
+        finally:
+            self.lab.traffic("mark", f"{name}-end")
+
+    def answers(self, number: int) -> None:
+        """Wait for so many more answers."""
+        before = self._lines()
+        until(lambda: self._lines() >= before + number, f"{number} more answers")
+
+    def _lines(self) -> int:
+        return int(self.lab.sh("client", f"wc -l < {LOG}"))
+
+    def log(self) -> list[Answer]:
+        """All answers of the traffic."""
+        lines = self.lab.sh("client", f"cat {LOG}").splitlines(keepends=True)
+        return [entry for entry in decode_all(lines) if isinstance(entry, Answer)]
+
+    def judge(self, *options: str) -> dict[str, Any]:
+        """The verdict's data."""
+        return self.lab.verdict("--min-requests=500", *options)
+
+    # -- damage
+
+    @contextmanager
+    def altered(self, nodes: Sequence[str], path: str, *edits: str, reload: str) -> Iterator[None]:
+        """Edit a file on nodes with sed expressions, each of which must change it; put it back."""
+        for node in nodes:
+            self.lab.sh(node, f"cp -p {path} /root/{Path(path).name}.whole")
+            for edit in edits:
+                self.lab.exec(node, "cp", path, "/root/before")
+                self.lab.exec(node, "sed", "-i", "-E", edit, path)
+                same = self.lab.exec(node, "cmp", "-s", "/root/before", path, check=False)
+                assert same.returncode, f"{edit} changes nothing in {path} on {node}"
+            self.lab.sh(node, reload)
+        try:
+            yield
+        finally:
+            for node in nodes:
+                self.lab.sh(node, f"cp -p /root/{Path(path).name}.whole {path}; {reload}")
+
+
+def told(data: dict[str, Any]) -> str:
+    """What an assertion about a verdict shows."""
+    keys = ("verdict", "broken", "lacking", "promises", "phases", "moves", "farms", "traffic")
+    return json.dumps({key: data[key] for key in keys}, indent=1)[:6000]

@@ -1,0 +1,329 @@
+"""The main job, for real: farms upgraded on a live cluster, and what may go wrong meanwhile.
+
+The tests follow one another from release to release: each begins by making the site whole.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from lab_words import Lab
+from shop import CONFIG, Shop, told, until
+
+pytestmark = pytest.mark.lab
+
+CLEAN = {"S1": 0, "S2": 0, "S3": 0}
+
+
+@pytest.fixture(scope="module")
+def shop(lab: Lab) -> Shop:
+    """Site 1 of the lab."""
+    return Shop(lab)
+
+
+def breaches(data: dict[str, Any]) -> dict[str, int]:
+    """Breaches by promise."""
+    return {promise: found["breaches"] for promise, found in data["promises"].items()}
+
+
+@contextmanager
+def dead(shop: Shop, *nodes: str) -> Iterator[None]:
+    """A power cut for some nodes while the block runs; afterwards all are in service again."""
+    for node in nodes:
+        shop.lab.fault("kill", node)
+    try:
+        yield
+    finally:
+        for node in nodes:
+            shop.lab.fault("start", node)
+
+
+# -- the main job
+
+
+def test_a_plan_shows_steps_targets_and_capacity_and_changes_nothing(shop: Shop) -> None:
+    shop.level()
+    release = shop.following()
+    before = shop.views()
+    plan = shop.lab.run("upgrade.plan", shop.site, "farm2", f"release='\"{release}\"'")
+    [farm] = plan["farms"]
+    names = [step["step"].split()[1] for step in farm["steps"]]
+    order = ["drain", "close", "quiesce", "fence", "switch", "flush", "verify", "ready", "open"]
+    assert [name for name in names if name in order] == order
+    assert all(step["targets"] and step["capacity"].endswith("%") for step in farm["steps"])
+    assert farm["lowest_capacity"] == "50 %"
+    after = shop.views()
+    for view in (*before.values(), *after.values()):
+        for key in ("farms", "pid"):
+            view.pop(key) if key == "pid" else [f.pop("in_flight") for f in view[key].values()]
+    assert [v["pick"] for v in before.values()] == [v["pick"] for v in after.values()]
+    assert [v["newest"] for v in before.values()] == [v["newest"] for v in after.values()]
+    assert {shop.release(farm) for farm in shop.farms} != {release}
+
+
+def test_an_upgrade_under_mixed_traffic_loses_nothing(shop: Shop) -> None:
+    """S1, S2, S3; and the servers of a farm share their sticky requests."""
+    shop.level()
+    release = shop.following()
+    with shop.traffic(rate=100, sessions=250):
+        shop.answers(1500)
+        with shop.phase("upgrade"):
+            done = shop.upgrade("farm2", release)
+        shop.answers(2500)
+    data = shop.judge()
+    assert breaches(data) == CLEAN, told(data)
+    assert (data["verdict"], done["exit"]) == ("innocent", 0), told(data)
+    assert data["phases"]["upgrade"]["requests"] > 500
+    assert data["methods"]["POST"] > 500 and data["slow"] > 50
+    assert 500 < data["new_connections"] < data["requests"] - 500
+    farm2 = data["farms"][f"{shop.site}/farm2"]
+    assert set(farm2["releases"]) == {shop.release("farm1"), release}
+    php, webapp = shop.pair(release)
+    assert {(a.php, a.webapp) for a in shop.log() if a.release == release} == {(php, webapp)}
+    for name in (f"{shop.site}/farm1", f"{shop.site}/farm2"):
+        assert data["farms"][name]["sticky_evenness"] < 1.1, told(data)
+
+
+def test_the_same_upgrade_again_has_nothing_to_do(shop: Shop) -> None:
+    shop.level_or_ahead("farm2")
+    before = time.monotonic()
+    done = shop.upgrade("farm2", shop.release("farm2"))
+    assert done["exit"] == 0
+    assert time.monotonic() - before < 30
+    plan = shop.lab.run("upgrade.plan", shop.site, "farm2", f"release='\"{shop.newest()}\"'")
+    assert plan["farms"][0]["steps"] == []
+
+
+# -- S1: the upgraded farm dies
+
+
+def test_s1_strict_no_older_farm_answers_for_an_upgraded_one_that_died(shop: Shop) -> None:
+    shop.level_or_ahead("farm2")
+    with shop.traffic():
+        with shop.phase("dead"), dead(shop, *shop.farms["farm2"]):
+            shop.answers(700)
+        shop.healthy()
+        shop.answers(300)
+    data = shop.judge("--promises=S1,S3")
+    assert (data["promises"]["S1"]["breaches"], data["verdict"]) == (0, "innocent"), told(data)
+    # the sessions of farm2 were told to come back later, and did
+    assert data["phases"]["dead"]["failures"].get("shed", 0) > 50, told(data)
+    assert data["phases"]["after"]["failed"] == 0, told(data)
+    assert not any("farm2 -> " in move for move in data["moves"]["farms"]), told(data)
+
+
+def test_s1_available_an_older_farm_answers_with_a_new_session_only(shop: Shop) -> None:
+    shop.level_or_ahead("farm2")
+    shop.policy(floor="available")
+    try:
+        _applied(shop, shop.balancers)
+        with shop.traffic():
+            with shop.phase("dead"), dead(shop, *shop.farms["farm2"]):
+                shop.answers(900)
+            shop.healthy()
+        data = shop.judge("--promises=S1,S3", "--allow-resets=1000000")
+        assert (data["promises"]["S1"]["breaches"], data["verdict"]) == (0, "innocent"), told(data)
+        assert data["resets"] > 10, told(data)
+        # the balancers notice within seconds; from then on nobody is turned away
+        failed = sum(data["phases"]["dead"]["failures"].values())
+        assert failed < 0.3 * data["phases"]["dead"]["requests"], told(data)
+    finally:
+        shop.policy(floor="strict")
+        _applied(shop, shop.balancers)
+
+
+# -- S3: a cache that remembers the past
+
+
+def test_s3_sessions_return_to_a_farm_that_remembers_their_past(shop: Shop) -> None:
+    """Unplanned: farm2 dies, its memcached does not; then farm1 is upgraded."""
+    shop.level()
+    services = ("nginx", "webfarm-php-fpm")
+    with shop.traffic("--parallel=0", rate=60):
+        with shop.phase("dead"):
+            for server in shop.farms["farm2"]:
+                shop.lab.fault("stop", server, *services)
+            shop.answers(500)
+            for server in shop.farms["farm2"]:
+                shop.lab.fault("start", server, *reversed(services))
+            shop.healthy()
+        with shop.phase("upgrade"):
+            shop.upgrade("farm1", shop.following())
+        shop.answers(500)
+    data = shop.judge("--promises=S1,S3")
+    assert data["verdict"] == "innocent", told(data)
+    assert data["phases"]["upgrade"]["failed"] == data["phases"]["after"]["failed"] == 0, told(data)
+    moves = data["moves"]["farms"]
+    assert moves[f"{shop.site}/farm2 -> {shop.site}/farm1"] > 20
+    assert moves[f"{shop.site}/farm1 -> {shop.site}/farm2"] > 20
+
+
+# -- S7: a server that slept through
+
+
+def test_s7_a_server_that_slept_through_the_upgrade_gets_no_request(shop: Shop) -> None:
+    """Not even with the master down; and it is brought along by the same command afterwards."""
+    shop.level()
+    old, new = shop.release("farm2"), shop.following()
+    sleeper = shop.farms["farm2"][1]
+    with shop.traffic():
+        shop.lab.fault("stop", sleeper)
+        with shop.phase("upgrade"):
+            shop.upgrade("farm2", new)
+        shop.lab.fault("stop", "master", "salt-master")
+        try:
+            shop.lab.fault("start", sleeper)
+            until(lambda: _runs(shop, sleeper) == old, "the sleeper serves its old release")
+            shop.answers(1000)
+            served = {a.server for a in shop.log() if a.release == new}
+            assert sleeper not in served and shop.farms["farm2"][0] in served
+        finally:
+            shop.lab.fault("start", "master", "salt-master")
+        started = time.time()
+        until(lambda: shop.lab.salt([sleeper], "test.ping") == {sleeper: True}, "its minion")
+        assert not [a for a in shop.log() if a.server == sleeper and a.sent > started]
+        shop.upgrade("farm2", new)
+        shop.healthy()
+        shop.answers(500)
+    data = shop.judge("--promises=S1,S3")
+    assert data["verdict"] == "innocent", told(data)
+    assert data["phases"]["upgrade"]["failed"] == data["phases"]["after"]["failed"] == 0, told(data)
+    assert {a.release for a in shop.log() if a.server == sleeper and a.sent > started} == {new}
+
+
+def _runs(shop: Shop, server: str) -> str:
+    """What a server would serve, asked on its own loopback."""
+    ask = "curl -s -m 2 -o /dev/null -D - http://127.0.0.1:8080/"
+    for line in shop.lab.sh(server, ask, check=False).splitlines():
+        name, _, value = line.partition(":")
+        if name.lower() == "x-webfarm-release":
+            return value.strip()
+    return ""
+
+
+# -- two balancers, one of them slow
+
+
+def test_a_balancer_that_is_slow_to_follow_sends_no_session_back(shop: Shop) -> None:
+    shop.level()
+    slow = shop.balancers[-1]
+    with shop.traffic():
+        shop.answers(300)
+        with _sluggish(shop, slow, 3.0), shop.phase("upgrade"):
+            shop.upgrade("farm1", shop.following())
+        shop.answers(700)
+    data = shop.judge()
+    assert breaches(data) == CLEAN, told(data)
+    assert {a.farm for a in shop.log() if a.site == shop.site} == {"farm1", "farm2"}
+
+
+@contextmanager
+def _sluggish(shop: Shop, node: str, seconds: float) -> Iterator[None]:
+    """The node's minion sleeps for so long, again and again."""
+    over = threading.Event()
+
+    def doze() -> None:
+        while not over.is_set():
+            _signal(shop, node, "STOP")
+            over.wait(seconds)
+            _signal(shop, node, "CONT")
+            over.wait(1.0)
+
+    thread = threading.Thread(target=doze)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _signal(shop: Shop, node: str, name: str) -> None:
+    shop.lab.exec(node, "systemctl", "kill", "--kill-whom=all", f"--signal={name}", "salt-minion")
+
+
+# -- what a balancer must not forget
+
+
+def test_reload_restart_and_kill_of_a_balancer_lose_nothing_it_was_told(shop: Shop) -> None:
+    shop.level_or_ahead("farm1")
+    [node, *_] = shop.balancers
+    server = shop.farms["farm2"][0]
+    shop.lab.salt([node], "haproxy_runtime.set_weight", "farm2", server, "50")
+    shop.set_farms([node], state={"farm2": "drain"}, pick=shop.pick("farm1"))
+    before = _memory(shop, node)
+    assert before["weights"][server] == 50 and before["farms"]["farm2"][0] == "drain"
+    try:
+        with shop.traffic():
+            with shop.phase("reload"):
+                for _ in range(3):
+                    shop.lab.salt([node], "haproxy_runtime.reload")
+                    shop.answers(200)
+            assert _memory(shop, node) == before
+            shop.lab.exec(node, "systemctl", "restart", "haproxy")
+            until(lambda: _memory(shop, node) == before, "all is as before the restart", 20)
+            shop.answers(100)
+            shop.lab.fault("kill", node, "haproxy")
+            until(lambda: _memory(shop, node) == before, "all is as before the kill", 30)
+            shop.answers(200)
+        data = shop.judge("--promises=S1,S3")
+        assert data["verdict"] == "innocent", told(data)
+        assert data["phases"]["reload"]["failed"] == 0, told(data)
+        assert data["phases"]["reload"]["requests"] > 500
+    finally:
+        shop.lab.salt([node], "haproxy_runtime.set_weight", "farm2", server, "100")
+        shop.set_farms([node], state={"farm2": "open"}, pick=shop.pick("farm1", "farm2"))
+
+
+def _memory(shop: Shop, node: str) -> dict[str, Any]:
+    """What a balancer was told: farms, weights, pick maps."""
+    view = shop.lab.salt([node], "haproxy_runtime.farms").get(node)
+    if not isinstance(view, dict):
+        return {}
+    farms = view["farms"]
+    return {
+        "farms": {n: (f["state"], f["generation"], f["release"]) for n, f in farms.items()},
+        "weights": {n: s["uweight"] for f in farms.values() for n, s in f["servers"].items()},
+        "maps": {key: view[key] for key in ("newest", "pick", "pick_newest")},
+    }
+
+
+# -- highstate
+
+
+def test_a_highstate_changes_nothing_and_repairs_what_a_hand_changed(shop: Shop) -> None:
+    """Under traffic: not even a repair loses a request."""
+    nodes = [shop.balancers[0], shop.farms["farm2"][0], "lb1"]
+    files = {nodes[0]: CONFIG, nodes[1]: "/etc/webfarm/php-fpm.conf", nodes[2]: CONFIG}
+    _applied(shop, nodes)
+    assert _applied(shop, nodes) == {}
+    whole = {node: shop.lab.sh(node, f"cat {path}") for node, path in files.items()}
+    with shop.traffic():
+        for node, path in files.items():
+            shop.lab.sh(node, f"echo '# by hand' >> {path}")
+        assert set(_applied(shop, nodes)) == set(nodes)
+        shop.answers(100)
+    assert {node: shop.lab.sh(node, f"cat {path}") for node, path in files.items()} == whole
+    assert _applied(shop, nodes) == {}
+    data = shop.judge()
+    assert breaches(data) == CLEAN, told(data)
+
+
+def _applied(shop: Shop, nodes: list[str]) -> dict[str, list[str]]:
+    """Apply the highstate to nodes; what it changed. Fails when a state fails."""
+    done = shop.lab.salt(nodes, "state.apply")
+    changed: dict[str, list[str]] = {}
+    for node in nodes:
+        states = done.get(node)
+        assert isinstance(states, dict), f"{node}: {states}"
+        wrong = {name: state["comment"] for name, state in states.items() if not state["result"]}
+        assert not wrong, f"{node}: {wrong}"
+        names = [name for name, state in states.items() if state["changes"]]
+        if names:
+            changed[node] = names
+    return changed
