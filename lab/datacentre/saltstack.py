@@ -139,7 +139,7 @@ class Salt:
         names = [node.name for node in nodes]
         for begin in range(0, len(names), HIGHSTATE_BATCH):
             batch = names[begin : begin + HIGHSTATE_BATCH]
-            answers = self.call(batch, "state.apply", timeout=HIGHSTATE_SECONDS)
+            answers = self.call(batch, "state.apply", "queue=True", timeout=HIGHSTATE_SECONDS)
             failures: dict[str, list[str]] = {}
             for name in batch:
                 done, wrong = _judge(name, answers.get(name))
