@@ -1,7 +1,9 @@
 """Empty memcached servers and prove that they are empty; memcached's text protocol, with deadlines.
 
-``flush_all`` alone proves nothing: it works in whole seconds. What is stored in the same second
-before the flush can survive it, so the flush is repeated until the server lists no item.
+The answer ``OK`` to ``flush_all`` proves nothing: what becomes of items of the current second is
+different between versions and options of memcached (with CAS numbers, the default, 1.6.18 is
+exact; with ``-C`` it also drops what is stored in the rest of that second; the protocol promises
+whole seconds only). So the flush is repeated until the server lists no item.
 """
 
 import ipaddress
