@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -55,6 +56,7 @@ class Server:
     farm: str
     address: str
     port: int = 18080
+    site: str = "site1"
     release: str = RELEASES[0]
     uncached: bool = False
     guarded: bool = True
@@ -109,7 +111,7 @@ class Server:
             status = parse_qs(url.query).get("status", ["200 OK"])[0]
             self.answered["served"] += 1
             content = json.dumps(
-                {"server": self.id, "farm": self.farm, "release": self.release, "method": method,
+                {"server": self.id, "site": self.site, "farm": self.farm, "release": self.release, "method": method,
                  "path": url.path, "body": len(body), "headers": headers}
             )  # fmt: skip
             if url.path != "/static":
@@ -149,8 +151,8 @@ class Reply:
 class Http:
     """A client with one kept connection; a failed request raises, nothing is repeated."""
 
-    def __init__(self, host: str, port: int, ssl: Any = None) -> None:
-        self.host, self.port, self.ssl = host, port, ssl
+    def __init__(self, host: str, port: int, trust: ssl.SSLContext | None = None) -> None:
+        self.host, self.port, self.trust = host, port, trust
         self.reader: asyncio.StreamReader | None = None
         self.writer: asyncio.StreamWriter | None = None
         self.cookies: dict[str, str] = {}
@@ -170,8 +172,9 @@ class Http:
     ) -> Reply:
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection(
-                self.host, self.port, ssl=self.ssl, limit=1 << 20
-            )
+                self.host, self.port, limit=1 << 20, ssl=self.trust,
+                server_hostname="shop.example" if self.trust else None,
+            )  # fmt: skip
         assert self.reader is not None
         sent = {"Host": "shop.example", **headers}
         if self.cookies:
@@ -301,29 +304,38 @@ class World:
     def submit(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
-    def add_farms(self, count: int, servers: int) -> None:
+    def add_farms(self, count: int, servers: int, site: int = 1) -> None:
         for farm in range(1, count + 1):
             for number in range(1, servers + 1):
-                server = Server(f"site1-farm{farm}-ws{number}", f"farm{farm}", f"127.71.{farm}.{number}")
+                server = Server(
+                    f"site{site}-farm{farm}-ws{number}",
+                    f"farm{farm}",
+                    f"127.71.{10 * (site - 1) + farm}.{number}",
+                    site=f"site{site}",
+                )
                 self.servers[server.id] = server
                 self.run(server.start())
 
-    def farm_servers(self, farm: str) -> list[Server]:
-        return [server for server in self.servers.values() if server.farm == farm]
+    def farm_servers(self, farm: str, site: str = "site1") -> list[Server]:
+        return [s for s in self.servers.values() if (s.farm, s.site) == (farm, site)]
 
-    def topology(self, **options: Any) -> dict[str, Any]:
+    def topology(self, site: str, **options: Any) -> dict[str, Any]:
         table: dict[str, Any] = {}
         for server in self.servers.values():
+            if server.site != site:
+                continue
             farm = table.setdefault(server.farm, {"sticky_servers": False, "servers": {}, **options})
             farm["servers"][server.id] = {
                 "address": server.address, "port": server.port, "weight": 100, "max_children": 200,
             }  # fmt: skip
         return table
 
-    def add_site_balancer(self, floor: str = "strict", start: bool = True, **options: Any) -> Haproxy:
+    def add_site_balancer(
+        self, floor: str = "strict", start: bool = True, site: str = "site1", **options: Any
+    ) -> Haproxy:
         number = len(self.balancers) + 1
         context = {
-            "site": "site1", "farms": self.topology(**options), "balancers": 1,
+            "site": site, "farms": self.topology(site, **options), "balancers": 1,
             "primaries": ["127.0.0.1"], "floor": floor, "hard_stop_after": "20s",
             "bind": f"127.71.0.{number}:18001", "management": f"127.71.0.{number}:18404",
         }  # fmt: skip
@@ -335,9 +347,43 @@ class World:
             balancer.start()
         return balancer
 
+    def add_primary(self, site_balancers: dict[str, list[Haproxy]]) -> Haproxy:
+        """A primary with TLS in front of the sites' balancers."""
+        certificate = self.folder / "public.pem"
+        if not certificate.exists():
+            subprocess.run(
+                ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+                 "/CN=shop.example", "-addext", "subjectAltName=DNS:shop.example",
+                 "-keyout", str(self.folder / "key.pem"), "-out", str(certificate)],
+                check=True, capture_output=True,
+            )  # fmt: skip
+            with certificate.open("a") as chain:
+                chain.write((self.folder / "key.pem").read_text())
+        table: dict[str, Any] = {}
+        for site, members in site_balancers.items():
+            table[site] = {"balancers": {}}
+            for number, member in enumerate(members, 1):
+                host, _, port = member.context["bind"].rpartition(":")
+                table[site]["balancers"][f"{site}-lb{number}"] = {"address": host, "port": int(port)}
+        number = len(self.balancers) + 1
+        context = {
+            "sites": table, "domain": "shop.example", "certificate": str(certificate),
+            "hard_stop_after": "20s", "bind": f"127.71.0.{number}:18443",
+            "bind_https": f"127.71.0.{number}:18443", "bind_http": f"127.71.0.{number}:18080",
+            "management": f"127.71.0.{number}:18404",
+        }  # fmt: skip
+        primary = Haproxy(self.folder / f"lb{number}", "primary.cfg.j2", context)
+        sites.ensure(primary.balancer, dict.fromkeys(table, 100))
+        self.balancers.append(primary)
+        primary.start()
+        return primary
+
     def client(self, balancer: Haproxy) -> Http:
         host, _, port = balancer.context["bind"].rpartition(":")
-        return Http(host, int(port))
+        if balancer.template != "primary.cfg.j2":
+            return Http(host, int(port))
+        trust = ssl.create_default_context(cafile=balancer.context["certificate"])
+        return Http(host, int(port), trust)
 
     def ask(self, balancer: Haproxy, path: str = "/", cookies: dict[str, str] | None = None,
             **options: Any) -> Reply:  # fmt: skip
