@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 import salt.client
@@ -149,8 +150,15 @@ def _run(ask):
     if not data.get("result", True):
         data["retcode"] = 1
     if str(opts.get("fun", "")).startswith("upgrade.") and not opts.get("output"):
-        return {"data": data, "outputter": "yaml"}  # keeps the order, unlike `nested`
+        return {"data": _ordered(data), "outputter": "yaml"}
     return data
+
+
+def _ordered(data):
+    """For a person: `nested` sorts the keys, and so does `yaml` with a plain dict."""
+    if isinstance(data, dict):
+        return OrderedDict((key, _ordered(value)) for key, value in data.items())
+    return [_ordered(item) for item in data] if isinstance(data, list) else data
 
 
 class _Interrupts:

@@ -155,10 +155,11 @@ def faults(world: World, until: float = 400.0) -> None:
             world.at(choose.uniform(1, 90), lambda: world.revive(name))
 
     def again(what: Callable[[], None], mean: float) -> None:
-        if world.now < start + until:
+        if world.faults and world.now < start + until:
             what()
             world.at(choose.expovariate(1 / mean), lambda: again(what, mean))
 
+    world.faults = True
     start = world.now
     if choose.random() < 0.6:
         world.at(choose.uniform(0, 60), lambda: again(silence, 40))
@@ -166,22 +167,17 @@ def faults(world: World, until: float = 400.0) -> None:
         world.at(choose.uniform(0, 60), lambda: again(death, 80))
 
 
-def calm(world: World) -> None:
-    """No more faults; everybody is back."""
+def calm(drive: Drive) -> None:
+    """No more faults; everybody comes back, and who slept through an upgrade is brought to it."""
+    world = drive.world
+    world.faults = False
     world.loss = world.refusal = 0
-    for balancer in world.balancers.values():
-        balancer.minion = True
-    for web in world.web.values():
-        web.minion = True
-        if not web.alive:
-            world.revive(web.name)
-    world.sleep(200)
-    for node in (*world.balancers.values(), *world.web.values()):
-        node.minion = True
-    for web in world.web.values():
-        if not web.alive:
-            world.revive(web.name)
-    world.sleep(5)
+    world.sleep(100)  # what is dead or silent by then comes back by itself
+    for farm in world.site.farms:
+        fences = {balancer.release[farm] for balancer in world.balancers.values()}
+        states = {balancer.state[farm] for balancer in world.balancers.values()}
+        if states == {"open"} and len(fences) == 1:
+            drive.until_done(farm, fences.pop())
 
 
 def run(seed: int, base: dict[str, Any], with_faults: bool = True) -> World:
@@ -198,13 +194,11 @@ def run(seed: int, base: dict[str, Any], with_faults: bool = True) -> World:
                 if with_faults:
                     faults(world)
                     try:
-                        for _ in range(3):
-                            drive.until_done(farm, release, attempts=4)
-                            break
+                        drive.until_done(farm, release, attempts=5)
                     except Broken as broken:
                         if not str(broken).startswith("S6"):
                             raise
-                    calm(world)
+                    calm(drive)
                 drive.until_done(farm, release)
                 world.sleep(world.random.uniform(0, 10))
         for web in world.web.values():

@@ -13,6 +13,8 @@ from webfarm.topology import Site
 
 POLL_FIRST = 0.2
 POLL_LONGEST = 2.0
+OPINIONS = 2  # how many servers must say that a pool is not empty
+ROUNDS = 2  # how often a pool's servers are asked in turn
 SETTLE_SECONDS = 5.0  # after an explicit failure: the observation may be a moment behind
 
 
@@ -155,41 +157,56 @@ def _quiesce(step: Step, world: World, waits: Waits, stopping: Stopping) -> Resu
 
 
 def _through_one(step: Step, world: World) -> Result:
-    """Ask one server about the whole pool; when it cannot tell, the next one.
+    """Let one server ask the whole pool; when it does not answer, or cannot tell, another one.
 
     Members on servers that are left out are asked too, but need not answer.
     """
-    needed: Sequence[str] = step.arguments["servers"]
-    pool = world.situation.farm.memcached
-    spare = [member for member in pool if member not in needed]
+    needed: list[str] = list(step.arguments["servers"])
+    spare = [member for member in world.situation.farm.memcached if member not in needed]
     errors: dict[str, str] = {}
-    for members in ([*needed, *spare], needed) if spare else (needed,):
-        for name in step.targets if members else ():
-            reply = world.cluster.call(
-                str(step.function),
-                (name,),
-                {**step.arguments, "servers": list(members)},
-                step.deadline or 60.0,
-            )[name]
-            bad = {name: reply.error}
-            if reply.ok:
-                bad = unproven(step.name, members, reply.value)
-            if not bad:
-                evidence: dict[str, Any] = {"through": name, "pool": reply.value}
-                if list(members) == list(needed) and spare:
-                    evidence["out of reach with their servers"] = spare
-                elif step.name == "flush":
-                    flushed = world.memory.flushed | set(members)
-                    world.memory = replace(world.memory, flushed=flushed)
-                return Result("done", evidence)
-            errors[name] = "; ".join(bad.values())
+    if spare:
+        through, value, refused = _ask_pool(step, world, [*needed, *spare], errors)
+        if through or not refused:  # silence of who was asked says nothing about the pool
+            return _pool_result(step, through, value, [], errors)
     if not needed:
         return Result("done", {"out of reach with their servers": spare})
-    shown = listed([f"{name} says {why}" for name, why in errors.items()])
-    what = "did not answer" if step.name == "preflight" else "could not be proven empty"
-    return Result(
-        "failed", {"errors": errors}, f"the memcached pool {what}: {shown or 'no server'}"
-    )
+    through, value, _ = _ask_pool(step, world, needed, errors)
+    return _pool_result(step, through, value, spare, errors)
+
+
+def _ask_pool(
+    step: Step, world: World, members: list[str], errors: dict[str, str]
+) -> tuple[str, Any, bool]:
+    """Who gave the proof, the proof, and whether somebody said that there is none."""
+    refusals = 0
+    for name in step.targets * ROUNDS:
+        arguments = {**step.arguments, "servers": members}
+        asked = world.cluster.call(str(step.function), (name,), arguments, step.deadline or 60.0)
+        reply = asked[name]
+        bad = unproven(step.name, members, reply.value) if reply.ok else {name: reply.error}
+        if not bad:
+            if step.name == "flush":
+                flushed = world.memory.flushed | set(members)
+                world.memory = replace(world.memory, flushed=flushed)
+            return name, reply.value, False
+        errors[name] = "; ".join(bad.values())
+        refusals += reply.ok is not None
+        if refusals == OPINIONS:
+            break
+    return "", None, refusals > 0
+
+
+def _pool_result(
+    step: Step, through: str, value: Any, spare: list[str], errors: dict[str, str]
+) -> Result:
+    if not through:
+        shown = listed([f"{name} says {why}" for name, why in errors.items()]) or "no server"
+        what = "did not answer" if step.name == "preflight" else "could not be proven empty"
+        return Result("failed", {"errors": errors}, f"the memcached pool {what}: {shown}")
+    evidence: dict[str, Any] = {"through": through, "pool": value}
+    if spare:
+        evidence["out of reach with their servers"] = spare
+    return Result("done", evidence)
 
 
 def unproven(name: str, wanted: Sequence[str], value: Any) -> dict[str, str]:

@@ -37,7 +37,7 @@ class Situation:
             view = self.seen.balancers.get(name)
             if view is None or not view.answered:
                 why = view.why if view else "was not asked"
-                lines.append(f"balancer {name} does not answer: {why}")
+                lines.append(f"balancer {name} does not say how its farms are: {why}")
                 continue
             missing = [farm for farm in self.site.farms if farm not in view.farms]
             if missing:
