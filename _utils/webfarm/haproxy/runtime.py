@@ -1,7 +1,7 @@
 """One balancer's HAProxy: its servers' weights and states, what is in flight, reload, state file.
 
-A change goes to every process of HAProxy: to the current worker, and to the old ones that still finish requests
-after a reload, since they too route by maps and states.
+After a reload the old worker answers on kept connections until they end. A change of a map goes to
+it too, since it routes by the maps; servers it does not let anybody change ("Proxy is disabled").
 """
 
 import contextlib
@@ -22,8 +22,6 @@ STATES = ("ready", "drain", "maint")
 OWN = "webfarm_"  # backends of this prefix are Webfarm's own, not farms or sites
 FARM_MAPS = ("farm_state", "farm_generation", "farm_release", "farm_pick", "farm_pick_newest")
 SITE_MAPS = ("site_state", "site_pick")
-# what an old worker may answer to a change of something that only the new configuration knows
-_NOT_THERE = ("No such server.", "No such backend.", "Can't find ")
 
 
 @dataclass(frozen=True)
@@ -274,11 +272,13 @@ class Balancer:
                     raise
 
     def tell(self, commands: list[str]) -> None:
-        """Send commands that answer nothing on success, to all workers."""
-        if not commands:
-            return
-        _silent(self.client, commands, ())
-        self.each_old_worker(lambda worker: _silent(worker, commands, _NOT_THERE))
+        """Send commands that answer nothing on success."""
+        for command, said in zip(commands, self.client.ask(commands), strict=True):
+            if said:
+                raise BalancerError(
+                    f"{self.client}: `{command}`: HAProxy said {ascii(said)[:200]}; "
+                    "commands before it took effect"
+                )
 
     def save_state(self) -> list[parse.ServerState]:
         """Read the servers' states and keep them on disk for HAProxy's next start."""
@@ -342,14 +342,6 @@ def check_weight(what: str, weight: object) -> int:
             f"weight of {what}: {weight} is not in 1..{WEIGHT_MAX}; nothing was changed"
         )
     return weight
-
-
-def _silent(client: Client, commands: list[str], tolerated: tuple[str, ...]) -> None:
-    for command, said in zip(commands, client.ask(commands), strict=True):
-        if said and not said.startswith(tolerated or ("\n",)):
-            raise BalancerError(
-                f"{client}: `{command}`: HAProxy said {ascii(said)[:200]}; commands before it took effect"
-            )
 
 
 def _verify(
