@@ -1,0 +1,3 @@
+<?php
+// Uses no session.
+echo '{}';
