@@ -203,13 +203,15 @@ def sync() -> None:
     salt = Salt(plan)
     facts = remembered() or {}
     with phase("working tree to the master"):
-        source.copy_repository(salt.master)
+        changed = source.copy_repository(salt.master)
         fresh = topology.load(plan.size)
         source.copy_pillar(salt.master, fresh, facts["php"])
         source.copy_trees(salt.master, {}, source.webapps())
         _remember(pillar=dict(fresh.pillar))
-    with phase("modules synced"):
-        salt.sync()
+    if changed:
+        with phase("modules synced"):
+            salt.sync()
+    with phase("pillar refreshed"):
         salt.call(salt.minions, "saltutil.refresh_pillar")
 
 

@@ -24,17 +24,22 @@ EXCLUDED = (
 )
 
 
-def copy_tree(source: Path, target: Path, *options: str) -> None:
-    """Make ``target`` the same as ``source``, without what no release would hold."""
+def copy_tree(source: Path, target: Path, *options: str) -> list[str]:
+    """Make ``target`` the same as ``source``, without what no release would hold.
+
+    Returns the paths that changed.
+    """
     target.mkdir(parents=True, exist_ok=True)
     excludes = [f"--exclude={pattern}" for pattern in EXCLUDED]
-    command = ["rsync", "-a", "--delete", "--chown=root:root", *excludes, *options]
-    run([*command, f"{source}/", f"{target}/"])
+    command = ["rsync", "-a", "--delete", "--chown=root:root", "--itemize-changes", *excludes]
+    changes = run([*command, *options, f"{source}/", f"{target}/"]).stdout
+    return [line.split(maxsplit=1)[1] for line in changes.splitlines()]
 
 
-def copy_repository(master: str) -> None:
-    """The working tree as it is now, committed or not."""
-    copy_tree(REPO, root(master) / SOURCE)
+def copy_repository(master: str) -> bool:
+    """The working tree as it is now, committed or not; whether Salt modules changed."""
+    changed = copy_tree(REPO, root(master) / SOURCE)
+    return any(path.startswith("_") and not path.endswith("/") for path in changed)
 
 
 def _natural(name: str) -> list[Any]:
