@@ -1,11 +1,13 @@
 """
 Change and read this balancer's HAProxy while it runs.
 
-Weights, server states, farms, sites: each change is made under the balancer's lock, kept on disk for HAProxy's next
-start, made in every worker (also in those that finish after a reload), and read back.
+Weights, server states, farms, sites: each change is made under the balancer's lock, kept on disk
+for HAProxy's next start, made in every worker (also in those that finish after a reload), and read
+back.
 
-:depends: HAProxy 2.6 or later on this minion, configured by the state ``haproxy.site`` or ``haproxy.primary``
-:configuration: Paths other than the default ones go into the minion's configuration:
+:depends: HAProxy 2.6 or later on this minion, configured by the state ``haproxy.site`` or
+``haproxy.primary`` :configuration: Paths other than the default ones go into the minion's
+configuration:
 
 .. code-block:: yaml
 
@@ -62,8 +64,9 @@ def info():
 
 def servers(backend=None):
     """
-    The servers: backend -> server -> address, status, admin_state (``ready``, ``drain``, ``maint``), weight (in force,
-    during slowstart less than uweight), uweight, iweight (as configured), in_flight, queued, check.
+    The servers: backend -> server -> address, status, admin_state (``ready``, ``drain``,
+    ``maint``), weight (in force, during slowstart less than uweight), uweight, iweight (as
+    configured), in_flight, queued, check.
 
     backend
         A farm (at a site balancer) or a site (at a primary); all by default.
@@ -79,7 +82,8 @@ def servers(backend=None):
 
 def set_weight(backend, server, weight):
     """
-    Set one server's weight, 1..256. Returns backend -> server -> {"old", "new"}, or nothing when it had that weight.
+    Set one server's weight, 1..256. Returns backend -> server -> {"old", "new"}, or nothing when it
+    had that weight.
 
     CLI Example:
 
@@ -101,14 +105,16 @@ def set_weights(weights):
 
     .. code-block:: bash
 
-        salt site1-lb1 haproxy_runtime.set_weights '{farm1: {site1-farm1-ws1: 50, site1-farm1-ws2: 100}}'
+        salt site1-lb1 haproxy_runtime.set_weights '{farm1: {site1-farm1-ws1: 50, site1-farm1-ws2:
+        100}}'
     """
     return _balancer().set_weights(weights)
 
 
 def set_state(backend, server, state):
     """
-    Set one server's administrative state. Returns {"old", "new"}, or nothing when it had that state.
+    Set one server's administrative state. Returns {"old", "new"}, or nothing when it had that
+    state.
 
     state
         ``ready``; ``drain``: no new sessions, sticky ones stay; ``maint``: no requests at all
@@ -127,8 +133,8 @@ def get_map(name):
     A map as HAProxy uses it now: key -> value.
 
     name
-        ``farm_state``, ``farm_generation``, ``farm_release``, ``farm_pick``, ``farm_pick_newest``; at a primary
-        ``site_state``, ``site_pick``
+        ``farm_state``, ``farm_generation``, ``farm_release``, ``farm_pick``, ``farm_pick_newest``;
+        at a primary ``site_state``, ``site_pick``
 
     CLI Example:
 
@@ -141,8 +147,9 @@ def get_map(name):
 
 def farms():
     """
-    The farms of this site balancer: per farm state, generation, release (what the fence expects), in_flight, queued,
-    up and servers; newest, pick and pick_newest (slots of 256), disk_agrees, pid, old_workers.
+    The farms of this site balancer: per farm state, generation, release (what the fence expects),
+    in_flight, queued, up and servers; newest, pick and pick_newest (slots of 256), disk_agrees,
+    pid, old_workers.
 
     CLI Example:
 
@@ -163,17 +170,19 @@ def set_farms(
     force=False,
 ):
     """
-    Change farms of this site balancer; all is checked before anything is changed. Returns what ``farms`` returns.
+    Change farms of this site balancer; all is checked before anything is changed. Returns what
+    ``farms`` returns.
 
     state
-        farm -> ``open``, ``drain`` (keeps its sessions), ``closed`` (its sessions move) or ``ready`` (verified; serves
-        only sessions that no older farm may serve)
+        farm -> ``open``, ``drain`` (keeps its sessions), ``closed`` (its sessions move) or
+        ``ready`` (verified; serves only sessions that no older farm may serve)
     generation, newest
         farm -> generation, and the newest of the site; they never go down
     release
         farm -> release: only servers that run it get requests
     pick, pick_newest
-        farm -> weight, complete: the farms that new sessions go to, and those for sessions of the newest generation
+        farm -> weight, complete: the farms that new sessions go to, and those for sessions of the
+        newest generation
     force
         open a farm of which no server is UP
 
@@ -190,7 +199,8 @@ def set_farms(
 
 def evidence(farm):
     """
-    What is in flight in a farm, over all workers of HAProxy, those that finish after a reload included.
+    What is in flight in a farm, over all workers of HAProxy, those that finish after a reload
+    included.
 
     CLI Example:
 
@@ -203,7 +213,8 @@ def evidence(farm):
 
 def sites():
     """
-    The sites of this primary balancer: per site state, in_flight, queued, up and its balancers; pick, disk_agrees.
+    The sites of this primary balancer: per site state, in_flight, queued, up and its balancers;
+    pick, disk_agrees.
 
     CLI Example:
 
@@ -219,7 +230,8 @@ def set_sites(state=None, pick=None):
     Change sites of this primary balancer. Returns what ``sites`` returns.
 
     state
-        site -> ``open``, ``drain`` (keeps its sessions) or ``closed`` (its sessions move, and are lost)
+        site -> ``open``, ``drain`` (keeps its sessions) or ``closed`` (its sessions move, and are
+        lost)
     pick
         site -> weight, complete: the sites that new sessions go to
 
@@ -234,8 +246,8 @@ def set_sites(state=None, pick=None):
 
 def ensure_farms(weights, release, test=False):
     """
-    Create the farm maps when they are missing; add new farms (closed) and drop those that are gone. Values that were
-    set at run time stay. Returns map -> {"old", "new"}.
+    Create the farm maps when they are missing; add new farms (closed) and drop those that are gone.
+    Values that were set at run time stay. Returns map -> {"old", "new"}.
 
     weights
         farm -> share of new sessions on a bare balancer
@@ -286,7 +298,8 @@ def reload():
         )
         if result["retcode"]:
             raise WebfarmError(
-                f"systemctl reload haproxy failed: {result['stderr'] or result['stdout']}; the running configuration is "
+                f"systemctl reload haproxy failed: {result['stderr'] or result['stdout']}; the "
+                "running configuration is "
                 "the old one, see `journalctl -u haproxy`"
             )
 
@@ -295,7 +308,8 @@ def reload():
 
 def reconcile():
     """
-    Make HAProxy hold what the maps on disk say, and the state file what HAProxy says. Returns what had to change.
+    Make HAProxy hold what the maps on disk say, and the state file what HAProxy says. Returns what
+    had to change.
 
     CLI Example:
 

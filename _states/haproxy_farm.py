@@ -22,7 +22,7 @@ def __virtual__():
     return __virtualname__
 
 
-def open(name, force=False):  # noqa: A001
+def open(name, force=False):
     """
     The farm serves, and takes new sessions by its weight.
 

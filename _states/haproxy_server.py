@@ -112,7 +112,9 @@ def _apply(name, backend, field, value, change):
     try:
         table = __salt__["haproxy_runtime.servers"](backend)[backend]
         if name not in table:
-            raise WebfarmError(f"{backend} has no server {ascii(name)[:80]}; it has: {', '.join(table)}")
+            raise WebfarmError(
+                f"{backend} has no server {ascii(name)[:80]}; it has: {', '.join(table)}"
+            )
         old = table[name][field]
         if old == value:
             return {**ret, "comment": f"{backend}/{name} has {field} {value} already"}

@@ -1,4 +1,6 @@
-"""A small world for HAProxy's tests: real HAProxy processes of the real templates, and web servers on loopback."""
+"""A small world for HAProxy's tests: real HAProxy processes of the real templates, and web servers
+on loopback.
+"""
 
 import asyncio
 import contextlib
@@ -50,7 +52,7 @@ def render(template: str, **context: Any) -> str:
 
 @dataclass
 class Server:
-    """A web server with a guard: /ready, 425 for another release, and an echo of what it was sent."""
+    """A web server with a guard: /ready, 425 for another release, an echo of what it was sent."""
 
     id: str
     farm: str
@@ -111,9 +113,17 @@ class Server:
             status = parse_qs(url.query).get("status", ["200 OK"])[0]
             self.answered["served"] += 1
             content = json.dumps(
-                {"server": self.id, "site": self.site, "farm": self.farm, "release": self.release, "method": method,
-                 "path": url.path, "body": len(body), "headers": headers}
-            )  # fmt: skip
+                {
+                    "server": self.id,
+                    "site": self.site,
+                    "farm": self.farm,
+                    "release": self.release,
+                    "method": method,
+                    "path": url.path,
+                    "body": len(body),
+                    "headers": headers,
+                }
+            )
             if url.path != "/static":
                 lines.append(f"X-Webfarm-Release: {self.release}")
             if self.uncached:
@@ -167,14 +177,15 @@ class Http:
     ) -> Reply:
         return await asyncio.wait_for(self._request(path, method, headers or {}, body), seconds)
 
-    async def _request(
-        self, path: str, method: str, headers: dict[str, str], body: bytes
-    ) -> Reply:
+    async def _request(self, path: str, method: str, headers: dict[str, str], body: bytes) -> Reply:
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection(
-                self.host, self.port, limit=1 << 20, ssl=self.trust,
+                self.host,
+                self.port,
+                limit=1 << 20,
+                ssl=self.trust,
                 server_hostname="shop.example" if self.trust else None,
-            )  # fmt: skip
+            )
         assert self.reader is not None
         sent = {"Host": "shop.example", **headers}
         if self.cookies:
@@ -207,7 +218,9 @@ class Http:
 
 
 class Haproxy:
-    """One HAProxy with its own folder, started and reloaded by the helper that systemd calls on a balancer."""
+    """One HAProxy with its own folder, started and reloaded by the helper that systemd calls on a
+    balancer.
+    """
 
     def __init__(self, folder: Path, template: str, context: dict[str, Any]) -> None:
         folder.mkdir(parents=True)
@@ -224,17 +237,27 @@ class Haproxy:
         self.balancer = Balancer(self.settings)
         self.helper = folder / "webfarm-haproxy"
         self.helper.write_text(
-            render("webfarm-haproxy.py.j2", python=sys.executable, socket=self.settings.socket,
-                   state_file=self.settings.state_file, lock=self.settings.lock)
-        )  # fmt: skip
+            render(
+                "webfarm-haproxy.py.j2",
+                python=sys.executable,
+                socket=self.settings.socket,
+                state_file=self.settings.state_file,
+                lock=self.settings.lock,
+            )
+        )
         self.process: subprocess.Popen[bytes] | None = None
         self.write_config()
 
     def write_config(self) -> None:
         self.config.write_text(
-            render(self.template, socket=self.settings.socket, maps=self.settings.maps,
-                   state_file=self.settings.state_file, **self.context)
-        )  # fmt: skip
+            render(
+                self.template,
+                socket=self.settings.socket,
+                maps=self.settings.maps,
+                state_file=self.settings.state_file,
+                **self.context,
+            )
+        )
 
     def help(self, word: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "CONFIG": str(self.config)}
@@ -242,8 +265,11 @@ class Haproxy:
             environment["MAINPID"] = str(self.process.pid)
         done = subprocess.run(
             [sys.executable, str(self.helper), word],
-            env=environment, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         assert done.returncode == 0 or not check, done.stderr
         return done
 
@@ -251,9 +277,18 @@ class Haproxy:
         self.help("start")
         with (self.folder / "haproxy.log").open("ab") as log:
             self.process = subprocess.Popen(
-                ["/usr/sbin/haproxy", "-W", "-S", self.settings.master_socket, "-f", str(self.config)],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+                [
+                    "/usr/sbin/haproxy",
+                    "-W",
+                    "-S",
+                    self.settings.master_socket,
+                    "-f",
+                    str(self.config),
+                ],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
         if wait:
             wait_for(self.balancer.running, f"HAProxy answers, see {self.folder}/haproxy.log")
 
@@ -324,10 +359,15 @@ class World:
         for server in self.servers.values():
             if server.site != site:
                 continue
-            farm = table.setdefault(server.farm, {"sticky_servers": False, "servers": {}, **options})
+            farm = table.setdefault(
+                server.farm, {"sticky_servers": False, "servers": {}, **options}
+            )
             farm["servers"][server.id] = {
-                "address": server.address, "port": server.port, "weight": 100, "max_children": 200,
-            }  # fmt: skip
+                "address": server.address,
+                "port": server.port,
+                "weight": 100,
+                "max_children": 200,
+            }
         return table
 
     def add_site_balancer(
@@ -335,10 +375,15 @@ class World:
     ) -> Haproxy:
         number = len(self.balancers) + 1
         context = {
-            "site": site, "farms": self.topology(site, **options), "balancers": 1,
-            "primaries": ["127.0.0.1"], "floor": floor, "hard_stop_after": "20s",
-            "bind": f"127.71.0.{number}:18001", "management": f"127.71.0.{number}:18404",
-        }  # fmt: skip
+            "site": site,
+            "farms": self.topology(site, **options),
+            "balancers": 1,
+            "primaries": ["127.0.0.1"],
+            "floor": floor,
+            "hard_stop_after": "20s",
+            "bind": f"127.71.0.{number}:18001",
+            "management": f"127.71.0.{number}:18404",
+        }
         balancer = Haproxy(self.folder / f"lb{number}", "site.cfg.j2", context)
         weights = {farm: len(table["servers"]) for farm, table in context["farms"].items()}
         farms.ensure(balancer.balancer, weights, RELEASES[0])
@@ -352,11 +397,27 @@ class World:
         certificate = self.folder / "public.pem"
         if not certificate.exists():
             subprocess.run(
-                ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
-                 "/CN=shop.example", "-addext", "subjectAltName=DNS:shop.example",
-                 "-keyout", str(self.folder / "key.pem"), "-out", str(certificate)],
-                check=True, capture_output=True,
-            )  # fmt: skip
+                [
+                    "openssl",
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "rsa:2048",
+                    "-nodes",
+                    "-days",
+                    "2",
+                    "-subj",
+                    "/CN=shop.example",
+                    "-addext",
+                    "subjectAltName=DNS:shop.example",
+                    "-keyout",
+                    str(self.folder / "key.pem"),
+                    "-out",
+                    str(certificate),
+                ],
+                check=True,
+                capture_output=True,
+            )
             with certificate.open("a") as chain:
                 chain.write((self.folder / "key.pem").read_text())
         table: dict[str, Any] = {}
@@ -364,14 +425,21 @@ class World:
             table[site] = {"balancers": {}}
             for number, member in enumerate(members, 1):
                 host, _, port = member.context["bind"].rpartition(":")
-                table[site]["balancers"][f"{site}-lb{number}"] = {"address": host, "port": int(port)}
+                table[site]["balancers"][f"{site}-lb{number}"] = {
+                    "address": host,
+                    "port": int(port),
+                }
         number = len(self.balancers) + 1
         context = {
-            "sites": table, "domain": "shop.example", "certificate": str(certificate),
-            "hard_stop_after": "20s", "bind": f"127.71.0.{number}:18443",
-            "bind_https": f"127.71.0.{number}:18443", "bind_http": f"127.71.0.{number}:18080",
+            "sites": table,
+            "domain": "shop.example",
+            "certificate": str(certificate),
+            "hard_stop_after": "20s",
+            "bind": f"127.71.0.{number}:18443",
+            "bind_https": f"127.71.0.{number}:18443",
+            "bind_http": f"127.71.0.{number}:18080",
             "management": f"127.71.0.{number}:18404",
-        }  # fmt: skip
+        }
         primary = Haproxy(self.folder / f"lb{number}", "primary.cfg.j2", context)
         sites.ensure(primary.balancer, dict.fromkeys(table, 100))
         self.balancers.append(primary)
@@ -385,8 +453,13 @@ class World:
         trust = ssl.create_default_context(cafile=balancer.context["certificate"])
         return Http(host, int(port), trust)
 
-    def ask(self, balancer: Haproxy, path: str = "/", cookies: dict[str, str] | None = None,
-            **options: Any) -> Reply:  # fmt: skip
+    def ask(
+        self,
+        balancer: Haproxy,
+        path: str = "/",
+        cookies: dict[str, str] | None = None,
+        **options: Any,
+    ) -> Reply:
         """One request on a connection of its own."""
 
         async def work() -> Reply:
@@ -424,4 +497,16 @@ def world(folder: Path) -> Iterator[World]:
         made.close()
 
 
-__all__ = ["RELEASES", "Haproxy", "Http", "Reply", "Server", "World", "farms", "render", "sites", "wait_for", "world"]
+__all__ = [
+    "RELEASES",
+    "Haproxy",
+    "Http",
+    "Reply",
+    "Server",
+    "World",
+    "farms",
+    "render",
+    "sites",
+    "wait_for",
+    "world",
+]

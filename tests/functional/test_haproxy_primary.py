@@ -1,4 +1,4 @@
-"""The primary balancer in front of real site balancers: TLS, sites, headers, retries, reloads under load."""
+"""The primary in front of real site balancers: TLS, sites, headers, retries, reloads under load."""
 
 import asyncio
 import contextlib
@@ -33,13 +33,13 @@ def build(cluster: World, balancers: int = 2) -> tuple[Haproxy, list[Haproxy], H
     primary = cluster.add_primary({"site1": first, "site2": [second]})
     for balancer in [*first, second]:
         wait_for(
-            lambda b=balancer: all(
-                f["up"] == 2 for f in farms.farms(b.balancer)["farms"].values()
-            ),
+            lambda b=balancer: all(f["up"] == 2 for f in farms.farms(b.balancer)["farms"].values()),
             "servers are up",
         )
     wait_for(
-        lambda: [s["up"] for s in sites.sites(primary.balancer)["sites"].values()] == [balancers, 1],
+        lambda: (
+            [s["up"] for s in sites.sites(primary.balancer)["sites"].values()] == [balancers, 1]
+        ),
         "site balancers are up",
     )
     return primary, first, second
@@ -63,9 +63,13 @@ def test_sessions_stick_to_their_site_and_are_shared_by_its_balancers(cluster: W
     again = [cluster.ask(primary, cookies=cookies) for _ in range(40)]
     assert {r.json["site"] for r in again} == {"site1"} and not any(r.cookies for r in again)
     totals = [
-        sum(int(row["stot"]) for row in b.balancer.stat(b.balancer.client) if row["svname"] == "BACKEND")
+        sum(
+            int(row["stot"])
+            for row in b.balancer.stat(b.balancer.client)
+            if row["svname"] == "BACKEND"
+        )
         for b in first
-    ]  # fmt: skip
+    ]
     assert min(totals) > 5, totals
 
 
@@ -74,10 +78,15 @@ def test_client_sent_headers_of_trust_are_removed(cluster: World) -> None:
     reply = cluster.ask(
         primary,
         headers={
-            "X-Forwarded-For": "192.0.2.66", "X-Forwarded-Proto": "gopher", "Forwarded": "for=192.0.2.66",
-            "X-Real-IP": "192.0.2.66", "X-Webfarm-Moved": "0", "X-Webfarm-Release": NEW, "X-Webfarm-Evil": "1",
+            "X-Forwarded-For": "192.0.2.66",
+            "X-Forwarded-Proto": "gopher",
+            "Forwarded": "for=192.0.2.66",
+            "X-Real-IP": "192.0.2.66",
+            "X-Webfarm-Moved": "0",
+            "X-Webfarm-Release": NEW,
+            "X-Webfarm-Evil": "1",
         },
-    )  # fmt: skip
+    )
     headers = reply.json["headers"]
     assert headers["x-forwarded-for"] == "127.0.0.1"
     assert headers["x-forwarded-proto"] == "https"
@@ -147,7 +156,9 @@ class Load:
             post = turn % 3 == 0
             path = "/?ms=300" if turn % 11 == 0 else "/?ms=3"
             try:
-                reply = await client.request(path, "POST" if post else "GET", body=b"x" * 900 * post)
+                reply = await client.request(
+                    path, "POST" if post else "GET", body=b"x" * 900 * post
+                )
                 if reply.status != 200:
                     self.failures.append(f"{reply.status} {reply.body!r}")
                 elif reply.json["body"] != 900 * post:
@@ -191,8 +202,10 @@ def test_s2_reloads_of_both_layers_under_load_lose_no_request(cluster: World) ->
     assert traffic.count.total() > 1500
 
 
-def test_s2_a_reload_in_the_middle_of_a_changed_farm_keeps_old_workers_in_line(cluster: World) -> None:
-    """A kept connection's last request is routed by the old worker: it must know what has changed since."""
+def test_s2_a_reload_in_the_middle_of_a_changed_farm_keeps_old_workers_in_line(
+    cluster: World,
+) -> None:
+    """A kept connection's last request is routed by the old worker: it must know what changed."""
     primary, first, _ = build(cluster, balancers=1)
     sites.set_sites(primary.balancer, pick={"site1": 1})
     balancer = first[0]
@@ -209,7 +222,9 @@ def test_s2_a_reload_in_the_middle_of_a_changed_farm_keeps_old_workers_in_line(c
     balancer.help("reload")
     seen = farms.farms(balancer.balancer)
     assert seen["old_workers"] == 1
-    farms.set_farms(balancer.balancer, state={"farm2": "closed"}, pick={"farm1": 1}, pick_newest={"farm1": 1})
+    farms.set_farms(
+        balancer.balancer, state={"farm2": "closed"}, pick={"farm1": 1}, pick_newest={"farm1": 1}
+    )
 
     async def again() -> list[str]:
         return [(await client.request()).json["farm"] for client in clients]
@@ -234,7 +249,9 @@ def test_one_of_two_site_balancers_may_go_and_come(cluster: World, fault: str) -
     assert len(traffic.failures) <= 24, traffic.failures  # at most one per session
 
 
-def test_s7_a_restarted_balancer_with_more_wrong_servers_than_retries_fails_no_request(tmp_path: Path) -> None:
+def test_s7_a_restarted_balancer_with_more_wrong_servers_than_retries_fails_nothing(
+    tmp_path: Path,
+) -> None:
     with world(tmp_path) as cluster:
         cluster.add_farms(count=1, servers=9)
         first = [cluster.add_site_balancer() for _ in range(2)]
@@ -266,13 +283,12 @@ def test_s7_a_restarted_balancer_with_more_wrong_servers_than_retries_fails_no_r
 
 
 def test_a_refusal_that_no_retry_could_lift_is_a_503_for_the_client(cluster: World) -> None:
-    primary, first, second = build(cluster)
+    primary, _, _ = build(cluster)
     for server in cluster.servers.values():
         server.release = NEW
     reply = wait_for(
-        lambda: next((r for r in [cluster.ask(primary)] if r.status != 200), None), "no server may answer"
+        lambda: next((r for r in [cluster.ask(primary)] if r.status != 200), None),
+        "no server may answer",
     )
     assert reply.status == 503 and reply.header("retry-after")
     assert reply.header("x-webfarm-fence") is None and not reply.cookies
-
-

@@ -1,4 +1,4 @@
-"""The runtime API's operations against a real HAProxy: read back, kept over reload, restart and kill."""
+"""Operations on a real HAProxy: read back, kept over reload, restart and kill."""
 
 import asyncio
 import json
@@ -53,20 +53,32 @@ def remembered(balancer: Haproxy) -> dict[str, Any]:
 def disturb(balancer: Haproxy) -> None:
     """Change everything that can be changed at run time."""
     api = balancer.balancer
-    api.set_weights({"farm1": {"site1-farm1-ws1": 7, "site1-farm1-ws2": 256}, "farm2": {"site1-farm2-ws1": 1}})
+    api.set_weights(
+        {"farm1": {"site1-farm1-ws1": 7, "site1-farm1-ws2": 256}, "farm2": {"site1-farm2-ws1": 1}}
+    )
     api.set_state("farm1", "site1-farm1-ws2", "drain")
     api.set_state("farm2", "site1-farm2-ws2", "maint")
     farms.set_farms(
-        api, state={"farm2": "drain"}, generation={"farm1": 4}, newest=5, release={"farm2": NEW},
-        pick={"farm1": 1}, pick_newest={"farm1": 3, "farm2": 1},
-    )  # fmt: skip
+        api,
+        state={"farm2": "drain"},
+        generation={"farm1": 4},
+        newest=5,
+        release={"farm2": NEW},
+        pick={"farm1": 1},
+        pick_newest={"farm1": 3, "farm2": 1},
+    )
 
 
-@pytest.mark.parametrize("event", ["reload", "two reloads", "restart", "kill", "kill while reloading"])
+@pytest.mark.parametrize(
+    "event", ["reload", "two reloads", "restart", "kill", "kill while reloading"]
+)
 def test_nothing_set_at_run_time_is_lost(cluster: World, balancer: Haproxy, event: str) -> None:
     disturb(balancer)
     before = remembered(balancer)
-    assert before["weights"]["site1-farm1-ws2"] == 256 and before["states"]["site1-farm2-ws2"] == "maint"
+    assert (
+        before["weights"]["site1-farm1-ws2"] == 256
+        and before["states"]["site1-farm2-ws2"] == "maint"
+    )
     if event.endswith("reload") or event.endswith("reloads"):
         for _ in range(1 + event.startswith("two")):
             balancer.help("reload")
@@ -95,7 +107,9 @@ def test_servers_that_are_down_stay_down_over_a_reload(cluster: World, balancer:
     assert farms.farms(balancer.balancer)["farms"]["farm1"]["up"] == 1
 
 
-def test_a_changed_port_and_a_new_server_win_over_the_state_file(cluster: World, balancer: Haproxy) -> None:
+def test_a_changed_port_and_a_new_server_win_over_the_state_file(
+    cluster: World, balancer: Haproxy
+) -> None:
     balancer.balancer.set_weight("farm1", "site1-farm1-ws1", 50)
     moved = cluster.servers["site1-farm1-ws1"]
     cluster.run(moved.stop())
@@ -104,7 +118,9 @@ def test_a_changed_port_and_a_new_server_win_over_the_state_file(cluster: World,
     balancer.context["farms"]["farm1"]["servers"]["site1-farm1-ws1"]["port"] = 18081
     balancer.write_config()
     balancer.help("reload")
-    wait_for(lambda: farms.farms(balancer.balancer)["farms"]["farm1"]["up"] == 2, "up at its new port")
+    wait_for(
+        lambda: farms.farms(balancer.balancer)["farms"]["farm1"]["up"] == 2, "up at its new port"
+    )
     about = balancer.balancer.servers("farm1")["farm1"]["site1-farm1-ws1"]
     assert about["uweight"] == 50
     balancer.kill()
@@ -153,7 +169,11 @@ def test_concurrent_changes_do_not_lose_each_other(balancer: Haproxy) -> None:
     def change(number: int) -> None:
         try:
             if number % 2:
-                farms.set_farms(balancer.balancer, newest=100 + number, generation={f"farm{1 + number % 4 // 2}": number + 2})
+                farms.set_farms(
+                    balancer.balancer,
+                    newest=100 + number,
+                    generation={f"farm{1 + number % 4 // 2}": number + 2},
+                )
             else:
                 server = f"site1-farm{1 + number % 4 // 2}-ws1"
                 balancer.balancer.set_weight(server.split("-")[1], server, 10 + number)
@@ -220,19 +240,27 @@ def test_a_dead_farm_is_not_opened_unless_forced(cluster: World, balancer: Hapro
     with pytest.raises(WebfarmError, match=r"site1-farm2-ws1 DOWN.*Nothing was changed"):
         farms.set_farms(api, state={"farm2": "open"}, pick={"farm1": 1, "farm2": 1})
     assert farms.farms(api)["pick"] == {"farm1": 256}
-    assert farms.set_farms(api, state={"farm2": "open"}, force=True)["farms"]["farm2"]["state"] == "open"
+    assert (
+        farms.set_farms(api, state={"farm2": "open"}, force=True)["farms"]["farm2"]["state"]
+        == "open"
+    )
 
 
 def test_set_farms_is_idempotent(balancer: Haproxy) -> None:
     change: dict[str, Any] = {
-        "state": {"farm2": "drain"}, "release": {"farm2": NEW}, "pick": {"farm1": 1},
-        "generation": {"farm1": 2}, "newest": 2,
-    }  # fmt: skip
+        "state": {"farm2": "drain"},
+        "release": {"farm2": NEW},
+        "pick": {"farm1": 1},
+        "generation": {"farm1": 2},
+        "newest": 2,
+    }
     first = farms.set_farms(balancer.balancer, **change)
     stamps = {n: Path(balancer.settings.maps, f"{n}.map").stat().st_mtime_ns for n in FARM_MAPS}
     second = farms.set_farms(balancer.balancer, **change)
     assert {n: first[n] for n in ("newest", "pick")} == {n: second[n] for n in ("newest", "pick")}
-    assert stamps == {n: Path(balancer.settings.maps, f"{n}.map").stat().st_mtime_ns for n in FARM_MAPS}
+    assert stamps == {
+        n: Path(balancer.settings.maps, f"{n}.map").stat().st_mtime_ns for n in FARM_MAPS
+    }
 
 
 def test_reconcile_brings_haproxy_to_what_the_disk_says(balancer: Haproxy) -> None:
@@ -254,7 +282,9 @@ def test_reconcile_brings_haproxy_to_what_the_disk_says(balancer: Haproxy) -> No
     assert api.servers("farm1")["farm1"]["site1-farm1-ws1"]["uweight"] == 9
 
 
-def test_evidence_counts_what_is_in_flight_in_old_workers_too(cluster: World, balancer: Haproxy) -> None:
+def test_evidence_counts_what_is_in_flight_in_old_workers_too(
+    cluster: World, balancer: Haproxy
+) -> None:
     api = balancer.balancer
 
     async def slow() -> int:
@@ -338,19 +368,33 @@ def test_ensure_creates_the_maps_once_and_then_only_adds_and_drops_farms(tmp_pat
         balancer = cluster.add_site_balancer()
         api = balancer.balancer
         assert farms.ensure(api, {"farm1": 1, "farm2": 1}, OLD) == {}
-        farms.set_farms(api, state={"farm2": "drain"}, generation={"farm2": 3}, newest=3,
-                        release={"farm2": NEW}, pick={"farm1": 1}, pick_newest={"farm2": 1})  # fmt: skip
+        farms.set_farms(
+            api,
+            state={"farm2": "drain"},
+            generation={"farm2": 3},
+            newest=3,
+            release={"farm2": NEW},
+            pick={"farm1": 1},
+            pick_newest={"farm2": 1},
+        )
         kept = remembered(balancer)
         assert farms.ensure(api, {"farm1": 9, "farm2": 1}, OLD) == {}
         assert remembered(balancer) == kept
         # a new farm: known, closed, of the lowest generation, in no pick
         assert set(farms.ensure(api, {"farm1": 1, "farm2": 1, "farm3": 1}, OLD, test=True)) == {
-            "farm_state", "farm_generation", "farm_release",
-        }  # fmt: skip
+            "farm_state",
+            "farm_generation",
+            "farm_release",
+        }
         assert remembered(balancer) == kept
         farms.ensure(api, {"farm1": 1, "farm2": 1, "farm3": 1}, OLD)
         assert api.get_map("farm_state") == {"farm1": "open", "farm2": "drain", "farm3": "closed"}
-        assert api.get_map("farm_generation") == {"farm1": "1", "farm2": "3", "farm3": "1", "newest": "3"}
+        assert api.get_map("farm_generation") == {
+            "farm1": "1",
+            "farm2": "3",
+            "farm3": "1",
+            "newest": "3",
+        }
         assert api.get_map("farm_release")["farm3"] == OLD
         assert maps.shares(maps.show(api.client, api.map_path("farm_pick"))) == {"farm1": 256}
         # a farm that is gone leaves all maps; generations stay
@@ -404,9 +448,17 @@ def loaded(balancer: Haproxy, test: bool = False) -> tuple[Loaded, Loaded, Loade
     )
     functions = {
         f"haproxy_runtime.{name}": getattr(module, name)
-        for name in ("servers", "set_weight", "set_state", "evidence", "farms", "set_farms",
-                     "ensure_farms", "ensure_sites")
-    }  # fmt: skip
+        for name in (
+            "servers",
+            "set_weight",
+            "set_state",
+            "evidence",
+            "farms",
+            "set_farms",
+            "ensure_farms",
+            "ensure_sites",
+        )
+    }
     injected = {"__salt__": functions, "__opts__": {"test": test}}
     return (
         module,
@@ -418,11 +470,18 @@ def loaded(balancer: Haproxy, test: bool = False) -> tuple[Loaded, Loaded, Loade
 def test_the_module_returns_plain_data(balancer: Haproxy) -> None:
     module, _, _ = loaded(balancer)
     for result in (
-        module.info(), module.servers(), module.servers("farm1"), module.farms(), module.evidence("farm1"),
-        module.set_weight("farm1", "site1-farm1-ws1", 5), module.set_weights({"farm1": {"site1-farm1-ws2": 6}}),
-        module.set_state("farm1", "site1-farm1-ws1", "drain"), module.get_map("farm_state"),
-        module.set_farms(state={"farm2": "drain"}), module.reconcile(),
-    ):  # fmt: skip
+        module.info(),
+        module.servers(),
+        module.servers("farm1"),
+        module.farms(),
+        module.evidence("farm1"),
+        module.set_weight("farm1", "site1-farm1-ws1", 5),
+        module.set_weights({"farm1": {"site1-farm1-ws2": 6}}),
+        module.set_state("farm1", "site1-farm1-ws1", "drain"),
+        module.get_map("farm_state"),
+        module.set_farms(state={"farm2": "drain"}),
+        module.reconcile(),
+    ):
         assert json.loads(json.dumps(result)) == result
 
 
@@ -483,8 +542,10 @@ def test_farm_states_change_once_and_show_old_and_new(cluster: World, balancer: 
     _, _, dry = loaded(balancer, test=True)
     _, _, wet = loaded(balancer)
     for name, state, old_share, new_share in [
-        ("draining", "drain", 128, 0), ("closed", "closed", 0, 0), ("open", "open", 0, 128),
-    ]:  # fmt: skip
+        ("draining", "drain", 128, 0),
+        ("closed", "closed", 0, 0),
+        ("open", "open", 0, 128),
+    ]:
         tried = getattr(dry, name)("farm2")
         assert tried["result"] is None and tried["changes"]["farm2"]["old"]["share"] == old_share
         done = getattr(wet, name)("farm2")

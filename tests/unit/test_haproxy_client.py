@@ -1,5 +1,6 @@
-"""The runtime API's client: deadlines, batches, limits, and no command built from a hostile name."""
+"""The client of the runtime API: deadlines, batches, limits, nothing built from a hostile name."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -39,10 +40,8 @@ class Listener:
                 while not data.endswith(b"\n") and (part := connection.recv(65536)):
                     data += part
                 self.lines.append(data.decode())
-                try:
+                with contextlib.suppress(OSError):
                     self.answer(connection, data.decode().rstrip("\n"))
-                except OSError:
-                    pass
 
     def close(self) -> None:
         self.server.shutdown(socket.SHUT_RDWR)
@@ -210,7 +209,7 @@ def test_w1_weights_are_whole_numbers_of_1_to_256(
 ) -> None:
     listener = listen(empty_replies)
     balancer = Balancer(Settings(socket=listener.path, lock=str(tmp_path / "lock")))
-    with pytest.raises(WebfarmError, match="[Nn]othing was changed") as caught:
+    with pytest.raises(WebfarmError, match=r"[Nn]othing was changed") as caught:
         balancer.set_weights({"farm1": {"ws1": 100, "ws2": weight}})
     assert ("drain" in str(caught.value)) == (weight == 0 and weight is not False)
     assert listener.lines == []
@@ -223,6 +222,6 @@ def test_generations_are_positive_whole_numbers(
     listener = listen(empty_replies)
     balancer = Balancer(Settings(socket=listener.path, lock=str(tmp_path / "lock")))
     for change in ({"generation": {"farm1": number}}, {"newest": number}):
-        with pytest.raises(WebfarmError, match="[Nn]othing was changed"):
+        with pytest.raises(WebfarmError, match=r"[Nn]othing was changed"):
             farms.set_farms(balancer, **change)
     assert listener.lines == []

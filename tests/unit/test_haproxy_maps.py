@@ -1,4 +1,4 @@
-"""Shares become ranges of 256 slots; map files survive; nothing but a name and a number comes in."""
+"""Shares become ranges of 256 slots; map files survive; only names and numbers come in."""
 
 from pathlib import Path
 

@@ -60,8 +60,16 @@ def test_state_file_has_every_server_running_and_nothing_else_changed() -> None:
 
 @pytest.mark.parametrize(
     ("bits", "state"),
-    [(0, "ready"), (8, "drain"), (16, "drain"), (1, "maint"), (4, "maint"), (9, "maint"), (32, "ready")],
-)  # fmt: skip
+    [
+        (0, "ready"),
+        (8, "drain"),
+        (16, "drain"),
+        (1, "maint"),
+        (4, "maint"),
+        (9, "maint"),
+        (32, "ready"),
+    ],
+)
 def test_admin_bits(bits: int, state: str) -> None:
     assert parse.admin_state(bits) == state
 
@@ -101,9 +109,14 @@ def test_anything_else_is_refused(reader: object, text: str) -> None:
         reader(text)  # type: ignore[operator]
 
 
-@given(st.one_of(st.text(), st.builds(lambda a, b: STATE[:a] + b + STATE[a:], st.integers(0, 700), st.text()),
-                 st.builds(lambda a, b: STAT[:a] + b + STAT[a:], st.integers(0, 300), st.text()),
-                 st.builds(lambda a, b: PROC[:a] + b + PROC[a:], st.integers(0, 300), st.text())))  # fmt: skip
+@given(
+    st.one_of(
+        st.text(),
+        st.builds(lambda a, b: STATE[:a] + b + STATE[a:], st.integers(0, 700), st.text()),
+        st.builds(lambda a, b: STAT[:a] + b + STAT[a:], st.integers(0, 300), st.text()),
+        st.builds(lambda a, b: PROC[:a] + b + PROC[a:], st.integers(0, 300), st.text()),
+    )
+)
 def test_no_text_breaks_a_parser(text: str) -> None:
     for reader in (parse.servers_state, parse.stat, parse.map_entries, parse.processes, parse.info):
         with contextlib.suppress(BalancerError):

@@ -43,13 +43,15 @@ class Client:
     def ask(self, commands: Sequence[str]) -> list[str]:
         """Send ``commands`` and return one reply each, in order, without trailing newline.
 
-        HAProxy tells an error by its text only, and goes on with the next command: read back what matters.
-        Raises :class:`BalancerError` when the exchange fails; none of the commands may be repeated blindly then.
+        HAProxy tells an error by its text only, and goes on with the next command: read back what
+        matters. Raises :class:`BalancerError` when the exchange fails; none of the commands may be
+        repeated blindly then.
         """
         for command in commands:
             if not _COMMAND.fullmatch(command):
                 raise BalancerError(
-                    f"{self}: refused to send {ascii(command)[:80]}: not a plain command; nothing was sent"
+                    f"{self}: refused to send {ascii(command)[:80]}: not a plain command; nothing "
+                    "was sent"
                 )
         end = time.monotonic() + self.deadline
         replies: list[str] = []
@@ -59,7 +61,7 @@ class Client:
             if len(answers) != len(batch):
                 raise BalancerError(
                     f"{self}: {len(answers)} replies to {len(batch)} commands, the first was "
-                    f"`{batch[0][:80]}`; HAProxy said: {ascii(text[:200])}"
+                    f"`{batch[0][:80]}`; HAProxy said: {text[:200]!a}"
                 )
             replies.extend(answers)
         return replies
@@ -80,12 +82,14 @@ class Client:
                 return self._receive(connection, end, shown)
         except TimeoutError:
             raise BalancerError(
-                f"{self}: no complete answer to `{shown}` within {self.deadline:g} s; HAProxy may be stopped or "
+                f"{self}: no complete answer to `{shown}` within {self.deadline:g} s; HAProxy may "
+                "be stopped or "
                 "overloaded, look at it before the next change"
             ) from None
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise BalancerDown(
-                f"{self}: HAProxy does not answer there ({error.strerror}); is it running? `systemctl status haproxy`"
+                f"{self}: HAProxy does not answer there ({error.strerror}); is it running? "
+                "`systemctl status haproxy`"
             ) from None
         except OSError as error:
             raise BalancerError(f"{self}: `{shown}` failed: {error}") from error
@@ -122,7 +126,8 @@ class Client:
             size += len(part)
             if size > REPLY_BYTES:
                 raise BalancerError(
-                    f"{self}: the answer to `{shown}` is longer than {REPLY_BYTES} bytes; reading was stopped"
+                    f"{self}: the answer to `{shown}` is longer than {REPLY_BYTES} bytes; reading "
+                    "was stopped"
                 )
             parts.append(part)
 

@@ -1,7 +1,7 @@
 """The farms of a site balancer: state, generation, release (the fence) and pick, kept in five maps.
 
-On disk first, then in every worker of HAProxy, then read back: a balancer that is killed between two steps starts
-with what was intended, and :func:`reconcile` brings a running one there.
+On disk first, then in every worker of HAProxy, then read back: a balancer that is killed between
+two steps starts with what was intended, and :func:`reconcile` brings a running one there.
 """
 
 from collections.abc import Mapping
@@ -41,8 +41,8 @@ def set_farms(
     force
         Open a farm although none of its servers is UP.
 
-    Raises :class:`WebfarmError` for a generation that would go down, and :class:`BalancerError` when HAProxy does not
-    hold what it was told.
+    Raises :class:`WebfarmError` for a generation that would go down, and :class:`BalancerError`
+    when HAProxy does not hold what it was told.
     """
     _check_shapes(state, generation, newest, release, pick, pick_newest)
     with balancer.lock("set farms"):
@@ -51,7 +51,8 @@ def set_farms(
             for farm in group or {}:
                 if farm not in known:
                     raise WebfarmError(
-                        f"{balancer.settings.socket}: there is no farm {farm}; HAProxy has: {', '.join(known)}; "
+                        f"{balancer.settings.socket}: there is no farm {farm}; HAProxy has: "
+                        f"{', '.join(known)}; "
                         "nothing was changed"
                     )
         disk = {name: maps.read(balancer.map_path(name)) for name in FARM_MAPS}
@@ -75,7 +76,10 @@ def set_farms(
 
 
 def reconcile(balancer: Balancer) -> dict[str, Any]:
-    """Make HAProxy hold what the disk says, and the state file what HAProxy says; returns what had to change."""
+    """Make HAProxy hold what the disk says, and the state file what HAProxy says.
+
+    Returns what had to change.
+    """
     changed: dict[str, Any] = {}
     with balancer.lock("reconcile"):
         for name in _present(balancer):
@@ -92,16 +96,18 @@ def reconcile(balancer: Balancer) -> dict[str, Any]:
 def ensure(
     balancer: Balancer, weights: Mapping[str, int], release: str, test: bool = False
 ) -> dict[str, Any]:
-    """Create the maps, or add farms that are new and drop farms that are gone; run-time values stay.
+    """Create the maps, or add farms that are new and drop farms that are gone; run-time values
+    stay.
 
     weights
         The site's farms with their share of new sessions.
     release
         What a new farm runs.
 
-    On a bare balancer every farm is open, of generation 1. Later a new farm begins closed and of generation 1:
-    no session can come to it before a rollout gives it its release and its generation and opens it. Works while
-    HAProxy does not run. Returns map -> {"old", "new"} of what changes; with ``test`` nothing is written.
+    On a bare balancer every farm is open, of generation 1. Later a new farm begins closed and of
+    generation 1: no session can come to it before a rollout gives it its release and its generation
+    and opens it. Works while HAProxy does not run. Returns map -> {"old", "new"} of what changes;
+    with ``test`` nothing is written.
     """
     for farm in weights:
         names.check(farm, "farm")
@@ -211,7 +217,8 @@ def _check_shapes(
     for farm, value in (state or {}).items():
         if value not in STATES:
             raise WebfarmError(
-                f"state of {farm}: {ascii(value)[:40]} is not one of {', '.join(STATES)}; nothing was changed"
+                f"state of {farm}: {ascii(value)[:40]} is not one of {', '.join(STATES)}; nothing "
+                "was changed"
             )
     for value in (release or {}).values():
         names.check(value, "release")
@@ -221,11 +228,13 @@ def _check_shapes(
     for farm, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int):
             raise WebfarmError(
-                f"generation of {farm}: {ascii(number)[:40]} is not a whole number; nothing was changed"
+                f"generation of {farm}: {ascii(number)[:40]} is not a whole number; nothing was "
+                "changed"
             )
         if not FIRST_GENERATION <= number <= GENERATION_MAX:
             raise WebfarmError(
-                f"generation of {farm}: {number} is not in {FIRST_GENERATION}..{GENERATION_MAX}; nothing was changed"
+                f"generation of {farm}: {number} is not in {FIRST_GENERATION}..{GENERATION_MAX}; "
+                "nothing was changed"
             )
     for weights in (pick, pick_newest):
         maps.ranges(weights or {})
@@ -242,14 +251,16 @@ def _generations(
         present = max(_number(m.get(farm, "0"), farm) for m in (disk, live))
         if number < present:
             raise WebfarmError(
-                f"generation of {farm}: {number} is less than the present {present}; generations never go down, "
+                f"generation of {farm}: {number} is less than the present {present}; generations "
+                "never go down, "
                 "a rollback is a new generation. Nothing was changed"
             )
     result = {**disk, **{farm: str(number) for farm, number in wanted.items()}}
     top = max(_number(number, farm) for farm, number in result.items())
     if _number(result.get(NEWEST, "0"), NEWEST) < top:
         raise WebfarmError(
-            f"newest: {result.get(NEWEST)} is less than generation {top} of a farm; sessions of that farm would count "
+            f"newest: {result.get(NEWEST)} is less than generation {top} of a farm; sessions of "
+            "that farm would count "
             f"as forged. Set newest={top} in the same call. Nothing was changed"
         )
     return result
@@ -262,7 +273,8 @@ def _refuse_dead(balancer: Balancer, state: Mapping[str, str], before: Mapping[s
             seen = {name: server["status"] for name, server in table[farm].items()}
             if "UP" not in seen.values():
                 raise WebfarmError(
-                    f"farm {farm} cannot be opened: none of its servers is UP ({_listed(seen)}); see their health "
+                    f"farm {farm} cannot be opened: none of its servers is UP ({_listed(seen)}); "
+                    "see their health "
                     "checks with haproxy_runtime.servers, or force=True. Nothing was changed"
                 )
 

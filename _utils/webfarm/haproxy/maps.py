@@ -18,13 +18,15 @@ _VERSION = re.compile(r"New version created: (\d+)")
 def ranges(weights: Mapping[str, int]) -> Entries:
     """Share SLOTS slots out by weight: entries ``(first:last, name)`` in the order of the names.
 
-    Largest remainder method; every name of a positive weight gets at least one slot, a weight of 0 gets none.
-    The result depends on the weights only, so all balancers of a layer get the same ranges.
+    Largest remainder method; every name of a positive weight gets at least one slot, a weight of 0
+    gets none. The result depends on the weights only, so all balancers of a layer get the same
+    ranges.
     """
     for name, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, int) or not 0 <= weight <= 1_000_000:
             raise WebfarmError(
-                f"share of {name}: {ascii(weight)[:40]} is not a whole number of 0..1000000; nothing was changed"
+                f"share of {name}: {ascii(weight)[:40]} is not a whole number of 0..1000000; "
+                "nothing was changed"
             )
     chosen = {name: weights[name] for name in sorted(weights) if weights[name] > 0}
     if len(chosen) > SLOTS:
@@ -96,7 +98,8 @@ def show(client: Client, path: Path) -> Entries:
 
 
 def replace(client: Client, path: Path, entries: Sequence[tuple[str, str]]) -> bool:
-    """Make a process use ``entries``, all at once, and read them back; says whether it had to change.
+    """Make a process use ``entries``, all at once, and read them back; says whether it had to
+    change.
 
     A request sees the old map or the new one, never a part of it.
     """
@@ -118,8 +121,10 @@ def replace(client: Client, path: Path, entries: Sequence[tuple[str, str]]) -> b
     seen = show(client, path)
     if said or seen != list(entries):
         raise BalancerError(
-            f"{client}: map {path} was not taken over: expected {_brief(entries)}, it holds {_brief(seen)}"
-            f"{f', HAProxy said {ascii(said)[:120]}' if said else ''}; run haproxy_runtime.reconcile"
+            f"{client}: map {path} was not taken over: expected {_brief(entries)}, it holds "
+            f"{_brief(seen)}"
+            f"{f', HAProxy said {ascii(said)[:120]}' if said else ''}; run "
+            "haproxy_runtime.reconcile"
         )
     return True
 

@@ -8,9 +8,17 @@ from dataclasses import dataclass, field
 from webfarm.haproxy.client import BalancerError
 
 STATE_VERSION = "1"
-_FIELDS = (
-    "be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight"
-).split()
+_FIELDS = [
+    "be_id",
+    "be_name",
+    "srv_id",
+    "srv_name",
+    "srv_addr",
+    "srv_op_state",
+    "srv_admin_state",
+    "srv_uweight",
+    "srv_iweight",
+]
 _FORCED_MAINT, _INHERITED_MAINT, _CONFIGURED_MAINT = 0x01, 0x02, 0x04
 _FORCED_DRAIN, _INHERITED_DRAIN = 0x08, 0x10
 
@@ -84,8 +92,9 @@ def admin_state(bits: int) -> str:
 def as_running(text: str) -> str:
     """``show servers state`` with every server operational, for the state file.
 
-    A HAProxy that starts from it keeps weights and administrative states, and finds out by its own checks who is
-    down. A server wrongly taken for up does no harm: requests to it are refused by the fence and retried.
+    A HAProxy that starts from it keeps weights and administrative states, and finds out by its own
+    checks who is down. A server wrongly taken for up does no harm: requests to it are refused by
+    the fence and retried.
     """
     lines = []
     for line in text.strip("\n").split("\n"):

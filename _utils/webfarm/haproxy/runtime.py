@@ -97,9 +97,11 @@ class Balancer:
         return dict(maps.show(self.client, self.map_path(name)))
 
     def evidence(self, backend: str) -> dict[str, Any]:
-        """What is in flight in a farm or site, over all workers, the old ones after a reload included.
+        """What is in flight in a farm or site, over all workers, the old ones after a reload
+        included.
 
-        ``in_flight`` counts requests that were given to a server or are on the way there, ``queued`` those that wait.
+        ``in_flight`` counts requests that were given to a server or are on the way there,
+        ``queued`` those that wait.
         """
         self.known_backend(backend)
         return self.flights()[backend]
@@ -150,9 +152,11 @@ class Balancer:
         return self.set_weights({backend: {server: weight}})
 
     def set_weights(self, weights: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
-        """Set weights of 1..256, in one batch; returns backend -> server -> {"old", "new"} of what changed.
+        """Set weights of 1..256, in one batch; returns backend -> server -> {"old", "new"} of what
+        changed.
 
-        All are checked before the first is sent. A weight of 0 is refused: it is a drain that ``ready`` does not lift.
+        All are checked before the first is sent. A weight of 0 is refused: it is a drain that
+        ``ready`` does not lift.
         """
         wanted: dict[tuple[str, str], int] = {}
         for backend, servers in weights.items():
@@ -175,12 +179,15 @@ class Balancer:
             return _changes(wanted, before)
 
     def set_state(self, backend: str, server: str, state: str) -> dict[str, Any]:
-        """Make a server ``ready``, ``drain`` (sticky sessions stay) or ``maint``; returns {"old", "new"}, or {}."""
+        """Make a server ``ready``, ``drain`` (sticky sessions stay) or ``maint``; returns {"old",
+        "new"}, or {}.
+        """
         names.check(backend, "backend")
         names.check(server, "server")
         if state not in STATES:
             raise WebfarmError(
-                f"state of {backend}/{server}: {ascii(state)[:40]} is not one of {', '.join(STATES)}; "
+                f"state of {backend}/{server}: {ascii(state)[:40]} is not one of "
+                f"{', '.join(STATES)}; "
                 "nothing was changed"
             )
         wanted = {(backend, server): state}
@@ -194,7 +201,9 @@ class Balancer:
             return _changes(wanted, before).get(backend, {}).get(server, {})
 
     def reload(self, run: Callable[[], None]) -> dict[str, Any]:
-        """Reload HAProxy by ``run`` (``systemctl reload``, whose helper takes the lock) and say what came of it."""
+        """Reload HAProxy by ``run`` (``systemctl reload``, whose helper takes the lock) and say
+        what came of it.
+        """
         before = self.info()["pid"]
         run()
         end = time.monotonic() + self.settings.lock_seconds
@@ -247,7 +256,8 @@ class Balancer:
         known = self.backends()
         if name not in known:
             raise WebfarmError(
-                f"{self.settings.socket}: there is no backend {name}; HAProxy has: {', '.join(known)}"
+                f"{self.settings.socket}: there is no backend {name}; HAProxy has: "
+                f"{', '.join(known)}"
             )
         return name
 
@@ -321,7 +331,8 @@ class Balancer:
         ]
         if unknown:
             raise WebfarmError(
-                f"{self.settings.socket}: HAProxy has no server {', '.join(unknown[:5])}; nothing was changed. "
+                f"{self.settings.socket}: HAProxy has no server {', '.join(unknown[:5])}; nothing "
+                "was changed. "
                 "haproxy_runtime.servers lists what it has"
             )
 
@@ -354,7 +365,8 @@ def _verify(
         if seen.get((backend, server)) != value:
             raise BalancerError(
                 f"{where}: {what} of {backend}/{server}: expected {value}, HAProxy has "
-                f"{seen.get((backend, server))} after the change; does something else change it too?"
+                f"{seen.get((backend, server))} after the change; does something else change it "
+                "too?"
             )
 
 

@@ -55,7 +55,8 @@ def set_sites(
     for site, value in (state or {}).items():
         if value not in STATES:
             raise WebfarmError(
-                f"state of {site}: {ascii(value)[:40]} is not one of {', '.join(STATES)}; nothing was changed"
+                f"state of {site}: {ascii(value)[:40]} is not one of {', '.join(STATES)}; nothing "
+                "was changed"
             )
     shares = None if pick is None else maps.ranges(pick)
     with balancer.lock("set sites"):
@@ -63,7 +64,8 @@ def set_sites(
         for site in [*(state or {}), *(pick or {})]:
             if site not in known:
                 raise WebfarmError(
-                    f"{balancer.settings.socket}: there is no site {site}; HAProxy has: {', '.join(known)}; "
+                    f"{balancer.settings.socket}: there is no site {site}; HAProxy has: "
+                    f"{', '.join(known)}; "
                     "nothing was changed"
                 )
         disk = {name: maps.read(balancer.map_path(name)) for name in SITE_MAPS}
@@ -78,7 +80,8 @@ def set_sites(
 
 
 def ensure(balancer: Balancer, weights: Mapping[str, int], test: bool = False) -> dict[str, Any]:
-    """Create the maps, or add sites that are new (closed) and drop sites that are gone; run-time values stay.
+    """Create the maps, or add sites that are new (closed) and drop sites that are gone; run-time
+    values stay.
 
     Returns map -> {"old", "new"} of what changes; with ``test`` nothing is written.
     """
