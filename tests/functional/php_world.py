@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-
 from webfarm import topology
 
 ROOT = Path(__file__).parent.parent.parent
@@ -67,6 +66,7 @@ class Daemon:
         self.command = [str(word) for word in command]
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
+        self.disturbed = False
 
     def start(self) -> None:
         with self.log.open("ab") as log:
@@ -76,11 +76,13 @@ class Daemon:
 
     def send(self, number: int) -> None:
         assert self.process is not None
+        self.disturbed = True
         os.killpg(self.process.pid, number)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.process is None:
             return
+        self.disturbed = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
             os.killpg(self.process.pid, signal.SIGCONT)
@@ -103,6 +105,13 @@ class Server:
     fpm: Daemon
     nginx: Daemon
     cache: Daemon
+
+    def restart_php(self, how: int = signal.SIGTERM) -> None:
+        self.fpm.stop(how)
+        socket_file = self.home / "run/php-www.sock"
+        socket_file.unlink(missing_ok=True)
+        self.fpm.start()
+        wait_for(socket_file.exists, 20, "php-fpm answers")
 
     def switch_webapp(self, version: str) -> None:
         """As an upgrade does it: another tree behind `current`."""
@@ -181,7 +190,10 @@ class Site:
         )
         node = topology.parse(self.topology).node(minion).model_dump(mode="json")
         text = environment.get_template(template).render(
-            salt={"webfarm_topology.get": lambda: self.topology, "webfarm_topology.node": lambda: node},
+            salt={
+                "webfarm_topology.get": lambda: self.topology,
+                "webfarm_topology.node": lambda: node,
+            },
             pillar={"webfarm_secrets": {"database_password": PASSWORD}},
         )
         moves = {
@@ -289,10 +301,14 @@ class Site:
         if self.database.process is None:
             self.start_database()
         self.sql("DELETE FROM webfarm.sessions")
+        if any(server.cache.disturbed for server in self.servers.values()):
+            for server in self.servers.values():  # which leaves a cache that failed alone
+                server.restart_php()
         for server in self.servers.values():
             if server.cache.process is None:
                 server.cache.start()
-            server.cache.send(signal.SIGCONT)
+            server.cache.disturbed = False
+            os.killpg(server.cache.process.pid, signal.SIGCONT)  # type: ignore[union-attr]
             wait_for(lambda: listens(server.address, self.cache_port), 20, "memcached")  # noqa: B023
             self.cache_command(server, "flush_all")
             if os.readlink(server.home / "srv/webapp/current") != "versions/1":
@@ -300,8 +316,13 @@ class Site:
 
     def cache_command(self, server: Server, command: str) -> str:
         with socket.create_connection((server.address, self.cache_port), timeout=5) as link:
-            link.sendall(f"{command}\r\nquit\r\n".encode())
-            return b"".join(iter(lambda: link.recv(65536), b"")).decode()
+            link.sendall(f"{command}\r\n".encode())
+            reply = b""
+            while not reply.endswith((b"END\r\n", b"OK\r\n", b"DELETED\r\n", b"NOT_FOUND\r\n")):
+                more = link.recv(65536)
+                assert more, (command, reply)
+                reply += more
+            return reply.decode()
 
     def cached_keys(self, server: Server, kind: str) -> list[str]:
         lines = self.cache_command(server, "lru_crawler metadump all").splitlines()

@@ -89,7 +89,9 @@ def test_only_the_sites_balancers_may_ask(site: Site, path: str) -> None:
     assert Client(site).ask(path=path, source="127.77.1.99", headers=forged).status == 403
 
 
-@pytest.mark.parametrize("path", ["/", "/index.php", "/pages", "/pages/read.php", "/nowhere", "/x.php"])
+@pytest.mark.parametrize(
+    "path", ["/", "/index.php", "/pages", "/pages/read.php", "/nowhere", "/x.php"]
+)
 def test_no_scripts_source_is_ever_served(site: Site, path: str) -> None:
     answer = Client(site).ask(path=path)
     assert b"<?php" not in answer.body

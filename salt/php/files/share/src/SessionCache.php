@@ -16,6 +16,8 @@ final class SessionCache
 {
     /** A request that outlives its lock is stopped by the database's version check. */
     private const LOCK_SECONDS = 60;
+    /** Until we know that we have it: a request for the lock that we gave up may still arrive. */
+    private const LOCK_TRIAL_SECONDS = 3;
     private const CONNECT_MILLISECONDS = 100;
     private const ANSWER_MILLISECONDS = 500;
 
@@ -56,10 +58,14 @@ final class SessionCache
         return is_string($text) ? SessionRecord::decode($text) : null;
     }
 
-    public function write(string $id, SessionRecord $record, int $seconds): void
+    /**
+     * Put in what was taken out; false when there is something: a write of a request that had given it
+     * up, and that arrived since. So an old write never replaces a newer one.
+     */
+    public function add(string $id, SessionRecord $record, int $seconds): bool
     {
-        $this->ask(
-            fn () => $this->pool->setByKey($id, "session:$id", $record->encode(), $seconds),
+        return (bool) $this->ask(
+            fn () => $this->pool->addByKey($id, "session:$id", $record->encode(), $seconds),
         );
     }
 
@@ -71,10 +77,12 @@ final class SessionCache
     /** True when the lock is ours now. */
     public function lock(string $id): bool
     {
-        $added = fn () => $this->pool->addByKey($id, "lock:$id", $this->token, self::LOCK_SECONDS);
+        $key = "lock:$id";
+        $try = fn () => $this->pool->addByKey($id, $key, $this->token, self::LOCK_TRIAL_SECONDS);
         $this->lockedAt = microtime(true);
         // the answer to the first try may have been lost, not the lock
-        return $this->ask($added) || ($this->askedTwice && $this->holder($id) === $this->token);
+        $ours = $this->ask($try) || ($this->askedTwice && $this->holder($id) === $this->token);
+        return $ours && $this->ask(fn () => $this->pool->touchByKey($id, $key, self::LOCK_SECONDS));
     }
 
     /** Who holds the lock; null: nobody. */

@@ -225,7 +225,12 @@ final class SessionHandler implements
     private function putBack(): void
     {
         $seconds = (int) ini_get('session.gc_maxlifetime');
-        $this->tryCache(fn () => $this->cache->write($this->id, $this->record, $seconds));
+        $added = $this->tryCache(fn () => $this->cache->add($this->id, $this->record, $seconds));
+        if ($added === false) {
+            $this->tryCache(fn () => $this->cache->forget($this->id));
+            $this->cached = false;
+            $this->tellWhetherCached();
+        }
         $this->takenOut = false;
     }
 

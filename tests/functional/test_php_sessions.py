@@ -1,0 +1,376 @@
+"""Promise S3 where it is kept: the session handler on real php-fpm, memcached and MariaDB."""
+
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from php_world import OTHER_FARM, WS1, WS2, Client, Site, listens, running_site, wait_for
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Site]:
+    with running_site() as site:
+        yield site
+
+
+@pytest.fixture
+def site(world: Site) -> Site:
+    world.heal()
+    return world
+
+
+def in_background(call: object) -> threading.Thread:
+    thread = threading.Thread(target=call, daemon=True)  # type: ignore[arg-type]
+    thread.start()
+    return thread
+
+
+def session_on(site: Site, cache: str) -> Client:
+    """A session of one answer whose cache is on the server ``cache``."""
+    deadline = time.monotonic() + 10  # php-fpm leaves a cache that failed alone for a second
+    while time.monotonic() < deadline:
+        client = Client(site)
+        client.count()
+        key = f"session%3A{client.cookies['PHPSESSID']}"
+        if key in site.cached_keys(site.servers[cache], "session"):
+            return client
+    raise AssertionError(f"no session is cached on {cache}")
+
+
+def row(site: Site, client: Client, column: str) -> str:
+    session = client.cookies["PHPSESSID"]
+    return site.sql(f"SELECT {column} FROM webfarm.sessions WHERE id = '{session}'")
+
+
+def test_a_session_counts_on_across_the_servers_of_a_farm(site: Site) -> None:
+    client = Client(site)
+    servers = itertools.cycle((WS1, WS2))
+    assert [client.count(next(servers)) for _ in range(20)] == list(range(1, 21))
+
+
+def test_what_was_answered_is_in_the_database(site: Site) -> None:
+    client = Client(site)
+    for _ in range(3):
+        client.count()
+    assert "count|i:3" in row(site, client, "data")
+    assert row(site, client, "version") == "3"
+
+
+def test_a_session_that_stays_is_read_from_the_cache(site: Site) -> None:
+    client = Client(site)
+    client.count()
+    client.count()
+    site.database.stop()
+    answer = client.ask(path="/pages/read.php")
+    assert (answer.status, answer.json["count"]) == (200, 2)
+
+
+def test_a_session_that_moves_to_another_farm_goes_on(site: Site) -> None:
+    client = Client(site)
+    assert [client.count() for _ in range(3)] == [1, 2, 3]
+    assert [client.count(OTHER_FARM) for _ in range(3)] == [4, 5, 6]
+
+
+def test_a_session_that_returns_does_not_meet_its_past_in_the_cache(site: Site) -> None:
+    client = Client(site)
+    places = [WS1, WS1, OTHER_FARM, OTHER_FARM, WS2, WS1, OTHER_FARM, WS1]
+    assert [client.count(place) for place in places] == list(range(1, 9))
+
+
+def test_without_the_mark_a_stale_cache_is_refused_and_nothing_is_overwritten(site: Site) -> None:
+    client = Client(site)
+    client.count()
+    stays = client.farmid
+    client.count(OTHER_FARM)
+    client.farmid = stays  # the mark is missing: farm1 believes its cache
+    assert client.ask().status == 503
+    assert "count|i:2" in row(site, client, "data")
+    assert client.count() == 3  # the stale entry was thrown away with the refusal
+
+
+def test_a_page_without_a_session_does_not_use_the_mark_up(site: Site) -> None:
+    client = Client(site)
+    client.count()
+    client.count(OTHER_FARM)
+    assert client.ask(path="/pages/stateless.php").status == 200
+    assert client.farmid.endswith(":u")
+    assert client.count() == 3
+    assert not client.farmid.endswith(":u")
+
+
+def test_a_moved_session_waits_for_the_request_that_its_old_farm_still_works_on(
+    site: Site,
+) -> None:
+    client = Client(site)
+    client.count()
+    slow = Client(site, cookies=dict(client.cookies), farmid=client.farmid)
+    answers: list[int] = []
+    thread = in_background(lambda: answers.append(slow.count(path="/?ms=1200")))
+    wait_for(
+        lambda: any(site.cached_keys(site.servers[s], "lock") for s in (WS1, WS2)), 5, "it began"
+    )
+    answers.append(client.count(OTHER_FARM))
+    thread.join(10)
+    assert answers == [2, 3]
+
+
+def test_concurrent_requests_of_one_session_lose_nothing(site: Site) -> None:
+    first = Client(site)
+    first.count()
+
+    def ask(number: int) -> int:
+        client = Client(site, cookies=dict(first.cookies), farmid=first.farmid)
+        return client.count(WS1 if number % 2 else WS2, path="/?ms=10")
+
+    with ThreadPoolExecutor(6) as pool:
+        counts = sorted(pool.map(ask, range(30)))
+    assert counts == list(range(2, 32))
+    assert first.count() == 32
+
+
+def test_a_request_that_another_overtook_is_refused_and_overwrites_nothing(site: Site) -> None:
+    client = Client(site)
+    client.count()
+    statuses: list[int] = []
+    thread = in_background(lambda: statuses.append(client.ask(path="/?ms=1000").status))
+    wait_for(
+        lambda: any(site.cached_keys(site.servers[s], "lock") for s in (WS1, WS2)), 5, "it began"
+    )
+    site.sql("UPDATE webfarm.sessions SET version = 7, data = 'count|i:50;'")
+    thread.join(10)
+    assert statuses == [503]
+    assert client.count() == 51
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_with_its_cache_gone_a_session_goes_on_and_is_marked_uncached(
+    site: Site, fault: signal.Signals
+) -> None:
+    client = session_on(site, WS2)
+    cache = site.servers[WS2].cache
+    if fault == signal.SIGKILL:
+        cache.stop(fault)
+    else:
+        cache.send(fault)
+    for expected in range(2, 6):
+        assert client.count(WS1) == expected
+        assert client.farmid == "site1:farm1:1:u"
+
+
+def test_a_cache_that_was_cut_off_and_returns_with_old_data_rewinds_nothing(site: Site) -> None:
+    client = session_on(site, WS2)
+    assert client.count() == 2
+    cache = site.servers[WS2].cache
+    cache.send(signal.SIGSTOP)
+    assert [client.count(), client.count()] == [3, 4]
+    cache.send(signal.SIGCONT)
+    began = time.monotonic()
+    counts = itertools.count(5)
+    while client.farmid != "site1:farm1:1":
+        assert client.count() == next(counts)
+        assert time.monotonic() - began < 10, "not soon"
+    assert client.count() == next(counts)
+
+
+def test_a_cache_that_restarted_is_used_again_at_once(site: Site) -> None:
+    client = session_on(site, WS2)
+    cache = site.servers[WS2].cache
+    cache.stop()
+    cache.start()
+    wait_for(lambda: listens(site.servers[WS2].address, site.cache_port), 5, "memcached is back")
+    assert client.count() == 2
+    assert client.farmid == "site1:farm1:1"
+
+
+def test_concurrent_requests_without_the_cache_lose_nothing(site: Site) -> None:
+    first = session_on(site, WS2)
+    site.servers[WS2].cache.stop()
+
+    def ask(number: int) -> int:
+        client = Client(site, cookies=dict(first.cookies), farmid=first.farmid)
+        return client.count(WS1 if number % 2 else WS2)
+
+    with ThreadPoolExecutor(4) as pool:
+        counts = sorted(pool.map(ask, range(12)))
+    assert counts == list(range(2, 14))
+
+
+def test_with_the_database_gone_requests_fail_and_no_data_is_lost(site: Site) -> None:
+    client = Client(site)
+    assert [client.count(), client.count()] == [1, 2]
+    site.database.stop(signal.SIGKILL)
+    for path in ("/", "/pages/early.php"):  # stored at the request's end, and before it
+        answer = client.ask(path=path)
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        assert b"count" not in answer.body
+    assert Client(site).ask().headers["Set-Cookie"] is None
+    site.start_database()
+    assert client.count() == 3
+
+
+def test_with_cache_and_database_gone_requests_fail(site: Site) -> None:
+    client = session_on(site, WS2)
+    site.servers[WS2].cache.stop()
+    site.database.stop()
+    assert client.ask().status == 503
+
+
+def test_a_session_of_a_newer_release_is_never_answered_by_an_older_one(site: Site) -> None:
+    client = Client(site, release="2026.11.10")
+    site.servers[OTHER_FARM].switch_webapp("2")
+    assert client.count(OTHER_FARM) == 1
+    session = client.cookies["PHPSESSID"]
+    client.release = "2026.11.9"
+    assert client.count(WS1) == 1  # natural order: .9 is older than .10
+    assert client.cookies["PHPSESSID"] != session
+    # and the newer one still has its session
+    client.cookies["PHPSESSID"] = session
+    client.release = "2026.11.10"
+    assert client.count(OTHER_FARM) == 2
+
+
+def test_a_session_of_an_older_release_is_taken_over_and_stamped(site: Site) -> None:
+    client = Client(site)
+    client.count(WS1)
+    site.servers[OTHER_FARM].switch_webapp("2")
+    client.release = "2026.11.10"
+    assert client.count(OTHER_FARM) == 2
+    assert row(site, client, "`release`") == "2026.11.10"
+
+
+@pytest.mark.parametrize("page", ["read.php", "abort.php"])
+def test_a_newer_release_stamps_a_session_that_it_only_reads(site: Site, page: str) -> None:
+    client = Client(site)
+    client.count(WS1)
+    site.servers[OTHER_FARM].switch_webapp("2")
+    client.release = "2026.11.10"
+    assert client.ask(OTHER_FARM, path=f"/pages/{page}").status == 200
+    assert row(site, client, "`release`") == "2026.11.10"
+    assert "count|i:1" in row(site, client, "data")
+    client.release = "2026.11.9"
+    session = client.cookies["PHPSESSID"]
+    client.count(WS1)
+    assert client.cookies["PHPSESSID"] != session
+
+
+def test_a_session_of_a_higher_generation_is_reset_not_answered(site: Site) -> None:
+    client = Client(site, generation=5)
+    assert [client.count(), client.count()] == [1, 2]
+    session = client.cookies["PHPSESSID"]
+    client.generation = 4
+    assert client.count() == 1
+    assert client.cookies["PHPSESSID"] != session
+
+
+def test_a_session_follows_its_farm_to_a_higher_generation(site: Site) -> None:
+    client = Client(site, generation=4)
+    client.count()
+    client.generation = 5
+    assert client.count() == 2
+    assert row(site, client, "generation") == "5"
+
+
+@pytest.mark.parametrize(
+    "forged", ["a" * 32, "x", "' OR 1=1 --", "../../etc/passwd", "a" * 300, "é" * 20, "a b" * 8]
+)
+def test_a_session_id_that_was_not_given_out_is_replaced(site: Site, forged: str) -> None:
+    client = Client(site)
+    answer = client.ask(headers={"Cookie": f"PHPSESSID={forged}".encode().decode("latin-1")})
+    assert answer.json["count"] == 1
+    assert answer.json["session"] != forged
+
+
+def test_reading_a_session_writes_nothing_to_the_database(site: Site) -> None:
+    client = Client(site)
+    client.count()
+    for _ in range(3):
+        assert client.ask(path="/pages/read.php").json["count"] == 1
+    assert row(site, client, "version") == "1"
+
+
+def test_a_session_in_use_is_refreshed_once_a_minute(site: Site) -> None:
+    client = Client(site)
+    client.count()
+    site.sql("UPDATE webfarm.sessions SET updated = updated - 100")
+    client.farmid = ""  # so that the record comes from the database
+    client.ask(path="/pages/read.php")
+    age = int(time.time()) - int(row(site, client, "updated"))
+    assert age < 30
+    assert row(site, client, "version") == "1"
+
+
+def test_a_session_without_data_keeps_its_id(site: Site) -> None:
+    client = Client(site)
+    first = client.ask(path="/pages/read.php").json["session"]
+    assert client.ask(path="/pages/read.php").json["session"] == first
+
+
+def test_what_a_page_aborts_is_not_stored(site: Site) -> None:
+    client = Client(site)
+    client.count()
+    assert client.ask(path="/pages/abort.php").status == 200
+    assert client.count() == 2
+
+
+def test_a_session_goes_on_under_a_new_id_and_the_old_one_is_void(site: Site) -> None:
+    client = Client(site)
+    client.count()
+    old = client.cookies["PHPSESSID"]
+    answer = client.ask(path="/pages/regenerate.php")
+    assert answer.json["count"] == 1
+    assert client.cookies["PHPSESSID"] == answer.json["session"] != old
+    assert client.count() == 2
+    client.cookies["PHPSESSID"] = old
+    assert client.count() == 1
+
+
+def test_a_destroyed_session_is_gone_everywhere(site: Site) -> None:
+    client = Client(site)
+    client.count()
+    session = client.cookies["PHPSESSID"]
+    client.ask(path="/pages/destroy.php")
+    assert site.sql("SELECT COUNT(*) FROM webfarm.sessions") == "0"
+    client.cookies["PHPSESSID"] = session
+    assert client.count() == 1
+
+
+def test_a_session_that_the_cache_cannot_hold_goes_on(site: Site) -> None:
+    client = Client(site)
+    counts = [client.ask(path="/pages/big.php").json["count"] for _ in range(3)]
+    assert counts == [1, 2, 3]
+
+
+def test_a_request_that_was_killed_leaves_no_stale_cache(site: Site) -> None:
+    client = session_on(site, WS2)
+    server = site.servers[WS1]
+    thread = in_background(lambda: client.ask(path="/?ms=5000"))
+    wait_for(lambda: site.cached_keys(site.servers[WS2], "lock"), 5, "it began")
+    assert site.cached_keys(site.servers[WS2], "session") == []
+    server.restart_php(signal.SIGKILL)
+    thread.join(10)
+    site.cache_command(site.servers[WS2], f"delete lock:{client.cookies['PHPSESSID']}")
+    assert client.count() == 2
+
+
+def test_old_sessions_are_deleted_in_bounded_batches(site: Site) -> None:
+    client = Client(site)
+    client.count()
+    site.sql(
+        "INSERT INTO webfarm.sessions SELECT CONCAT('old', seq), 1, '', 0, 1, ''"
+        " FROM webfarm.seq_1_to_3000"
+    )
+    answer = client.ask(path="/pages/collect.php")
+    assert answer.json == {"deleted": 2000}
+    assert site.sql("SELECT COUNT(*) FROM webfarm.sessions") == "1001"
+    assert client.count() == 2
+
+
+def test_the_webapps_user_may_do_nothing_but_use_sessions(site: Site) -> None:
+    grants = site.sql("SHOW GRANTS FOR webfarm@127.0.0.1").splitlines()
+    assert len(grants) == 2
+    assert grants[0].startswith("GRANT USAGE ON *.*")
+    assert grants[1].startswith("GRANT SELECT, INSERT, UPDATE, DELETE ON `webfarm`.`sessions`")
