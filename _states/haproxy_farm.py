@@ -13,6 +13,7 @@ import webfarm
 
 webfarm.renew(__file__)
 
+from webfarm import names
 from webfarm.errors import WebfarmError
 
 __virtualname__ = "haproxy_farm"
@@ -98,6 +99,7 @@ def _ensure(name, change):
 def _apply(name, state, force=False):
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
+        names.check(name, "farm")
         now = __salt__["haproxy_runtime.farms"]()
         if name not in now["farms"]:
             raise WebfarmError(

@@ -21,6 +21,7 @@ import webfarm
 
 webfarm.renew(__file__)
 
+from webfarm import names
 from webfarm.errors import WebfarmError
 
 __virtualname__ = "haproxy_server"
@@ -110,6 +111,8 @@ def _state(name, backend, state):
 def _apply(name, backend, field, value, change):
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
+        names.check(name, "server")
+        names.check(backend, "backend")
         table = __salt__["haproxy_runtime.servers"](backend)[backend]
         if name not in table:
             raise WebfarmError(
