@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,9 +36,10 @@ def exclusive() -> Iterator[None]:
 def remembered() -> dict[str, Any] | None:
     """What `up` wrote about the lab that is there; None: no lab."""
     try:
-        return json.loads(LAB_FILE.read_text())
+        facts: dict[str, Any] = json.loads(LAB_FILE.read_text())
     except (OSError, ValueError):
         return None
+    return facts
 
 
 def _remember(**facts: Any) -> None:
@@ -120,6 +121,8 @@ def _build(size: str) -> None:
     with phase("modules synced"):
         salt.sync()
     highstate(plan)
+    with phase("all minions answer with their new configuration"):
+        salt.wait_for_minions()
 
 
 def highstate(plan: Topology) -> int:
@@ -220,7 +223,7 @@ def status() -> None:
     facts = remembered()
     plan = current()
     print(f"size {plan.size}, {'ready' if facts and facts.get('ready') else 'not whole'}")
-    rows = [("node", "role", "address", "power", "cables")]
+    rows: list[tuple[str, ...]] = [("node", "role", "address", "power", "cables")]
     rows += [_row(plan, node) for node in plan.nodes]
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     for row in rows:
@@ -229,7 +232,7 @@ def status() -> None:
         )
 
 
-def _row(plan: Topology, node: Node) -> Sequence[str]:
+def _row(plan: Topology, node: Node) -> tuple[str, ...]:
     power = "on" if machine.init(node.name) else "off"
     cables = "plugged" if network.cables_plugged(plan, node) else "cut"
     return node.name, node.role, " ".join(node.addresses), power, cables

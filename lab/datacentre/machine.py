@@ -249,12 +249,14 @@ def execute(
 
 
 def unmount_all() -> None:
-    """Unmount everything under the lab's state folder, the deepest first."""
-    lines = Path("/proc/self/mounts").read_text().splitlines()
-    points = [line.split()[1].encode().decode("unicode_escape") for line in lines]
+    """Unmount every disk of any lab on this host, the deepest first."""
+    points = []
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        device, point = (word.encode().decode("unicode_escape") for word in line.split()[:2])
+        if device.startswith(PREFIX) or point.startswith(f"{STATE}/"):
+            points.append(point)
     for point in sorted(points, key=len, reverse=True):
-        inside = point == str(STATE) or point.startswith(f"{STATE}/")
-        if inside and run(["umount", point], check=False).returncode:
+        if run(["umount", point], check=False).returncode:
             run(["umount", "-l", point])
 
 

@@ -80,7 +80,7 @@ class Salt:
 
     def call(
         self, targets: Sequence[str], function: str, *arguments: str, timeout: int = 60
-    ) -> dict:
+    ) -> dict[str, Any]:
         """Minion -> result, for those that answered."""
         text = self.command(
             *("salt", "--out=json", "--static", "--log-level=error", f"--timeout={timeout}"),
@@ -89,9 +89,10 @@ class Salt:
             timeout=timeout * 4 + 60,
         )
         try:
-            return json.loads(text or "{}")
+            answers: dict[str, Any] = json.loads(text or "{}")
         except ValueError as error:
             raise LabError(f"salt {function} gave no JSON:\n{text[-2000:]}") from error
+        return answers
 
     def wait_for_master(self) -> None:
         active = ["systemctl", "is-active", "salt-master"]

@@ -48,7 +48,7 @@ def _natural(name: str) -> list[Any]:
 
 def real_releases(pillar: Mapping[str, Any], php: Sequence[str]) -> dict[str, dict[str, str]]:
     """The pillar's releases with the PHP versions that are really there, in the same order."""
-    releases = copy.deepcopy(pillar["webfarm"]["releases"])
+    releases: dict[str, dict[str, str]] = copy.deepcopy(pillar["webfarm"]["releases"])
     named = sorted({str(release["php"]) for release in releases.values()}, key=_natural)
     for release in releases.values():
         place = named.index(str(release["php"]))

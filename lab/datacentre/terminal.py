@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def run_logged(
         raise LabError(f"exit code {code} of: {' '.join(words)}\n(whole output in {log})\n{tail}")
 
 
-def wait_until(probe, seconds: float, what: str, pause: float = 0.2) -> None:
+def wait_until(probe: Callable[[], bool], seconds: float, what: str, pause: float = 0.2) -> None:
     """Ask ``probe`` until it is true; raise :class:`LabError` naming ``what`` at the deadline."""
     deadline = time.monotonic() + seconds
     while not probe():

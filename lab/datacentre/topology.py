@@ -68,12 +68,8 @@ def subnet(address: str) -> ipaddress.IPv4Network:
 
 def sizes() -> tuple[str, ...]:
     """The sizes that the repository's pillar folder offers."""
-    found = []
-    for path in sorted((REPO / "pillar").glob("*.sls")):
-        data = yaml.safe_load(path.read_text()) or {}
-        if isinstance(data, dict) and "sites" in (data.get("webfarm") or {}):
-            found.append(path.stem)
-    return tuple(found)
+    files = (REPO / "pillar").glob("*.sls")
+    return tuple(sorted(path.stem for path in files if path.stem != "top"))
 
 
 def load(size: str, folder: Path = REPO / "pillar") -> Topology:
