@@ -26,6 +26,7 @@ PHP_FPM = "/usr/sbin/php-fpm8.2"
 PHP = "/usr/bin/php8.2"
 BALANCER = "127.77.1.11"
 DATABASE = "127.77.1.5"
+PREPRODUCTION = "preproduction-r640"
 WS1, WS2, OTHER_FARM = "site1-farm1-ws1", "site1-farm1-ws2", "site1-farm2-ws1"
 PASSWORD = "o'clock \\ \" $HOME"  # as awkward as a generated one may be
 
@@ -177,6 +178,7 @@ class Site:
                 "2026.11.9": {"php": self.php, "webapp": "1"},
                 "2026.11.10": {"php": self.php, "webapp": "2"},
             },
+            "preproduction": {"servers": {PREPRODUCTION: {"address": "127.77.0.51"}}},
             "target": "2026.11.9",
         }
         return topology.parse(data).model_dump(mode="json")

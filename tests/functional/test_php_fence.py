@@ -1,9 +1,20 @@
 """The guard and /ready, through the state tree's own nginx configuration."""
 
+import subprocess
 from collections.abc import Iterator
 
 import pytest
-from php_world import BALANCER, OTHER_FARM, WS1, Client, Site, running_site
+from php_world import (
+    BALANCER,
+    OTHER_FARM,
+    PHP,
+    PHP_FPM,
+    PREPRODUCTION,
+    WS1,
+    Client,
+    Site,
+    running_site,
+)
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +182,17 @@ def test_the_labs_webapp_takes_posts_and_says_how_much_came(site: Site) -> None:
     answer = client.ask(method="POST", body=b"x" * 100_000)
     assert (answer.json["count"], answer.json["received"]) == (1, 100_000)
     assert client.ask(method="DELETE").status == 405
+
+
+def test_a_preproduction_servers_configuration_is_valid(site: Site) -> None:
+    home = site.servers[WS1].home  # its folders will do
+    checks = {
+        "php/files/php-fpm.conf.jinja": [PHP_FPM, "--test", "--fpm-config"],
+        "php/files/session.php.jinja": [PHP, "-l"],
+        "nginx/files/nginx.conf.jinja": ["nginx", "-t", "-c"],
+    }
+    for template, command in checks.items():
+        file = site.home / "preproduction"
+        file.write_text(site.render(template, PREPRODUCTION, home))
+        done = subprocess.run([*command, str(file)], capture_output=True, text=True)
+        assert done.returncode == 0, (template, done.stderr)
