@@ -26,6 +26,8 @@ from webfarm.haproxy.runtime import Balancer, Settings
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = ROOT / "salt" / "haproxy" / "files"
+# addresses of this process alone, so that two runs do not meet
+NET = f"127.{70 + os.getpid() % 150}"
 RELEASES = ("2026.11.1", "2026.11.2")
 
 
@@ -103,6 +105,8 @@ class Server:
         if url.path == "/ready":
             status = "200 OK" if expected == self.release else "503 Not Ready"
             content = json.dumps({"release": self.release})
+        elif url.path == "/.webfarm/site-up":
+            status, content = "200 OK", "up"
         elif expected != self.release and self.guarded:
             status, content = "425 Too Early", ""
             lines.append(f"X-Webfarm-Fence: {self.release}")
@@ -345,7 +349,7 @@ class World:
                 server = Server(
                     f"site{site}-farm{farm}-ws{number}",
                     f"farm{farm}",
-                    f"127.71.{10 * (site - 1) + farm}.{number}",
+                    f"{NET}.{10 * (site - 1) + farm}.{number}",
                     site=f"site{site}",
                 )
                 self.servers[server.id] = server
@@ -381,8 +385,8 @@ class World:
             "primaries": ["127.0.0.1"],
             "floor": floor,
             "hard_stop_after": "20s",
-            "bind": f"127.71.0.{number}:18001",
-            "management": f"127.71.0.{number}:18404",
+            "bind": f"{NET}.0.{number}:18001",
+            "management": f"{NET}.0.{number}:18404",
         }
         balancer = Haproxy(self.folder / f"lb{number}", "site.cfg.j2", context)
         weights = {farm: len(table["servers"]) for farm, table in context["farms"].items()}
@@ -435,10 +439,10 @@ class World:
             "domain": "shop.example",
             "certificate": str(certificate),
             "hard_stop_after": "20s",
-            "bind": f"127.71.0.{number}:18443",
-            "bind_https": f"127.71.0.{number}:18443",
-            "bind_http": f"127.71.0.{number}:18080",
-            "management": f"127.71.0.{number}:18404",
+            "bind": f"{NET}.0.{number}:18443",
+            "bind_https": f"{NET}.0.{number}:18443",
+            "bind_http": f"{NET}.0.{number}:18080",
+            "management": f"{NET}.0.{number}:18404",
         }
         primary = Haproxy(self.folder / f"lb{number}", "primary.cfg.j2", context)
         sites.ensure(primary.balancer, dict.fromkeys(table, 100))
@@ -498,6 +502,7 @@ def world(folder: Path) -> Iterator[World]:
 
 
 __all__ = [
+    "NET",
     "RELEASES",
     "Haproxy",
     "Http",

@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from haproxy_world import RELEASES, Haproxy, Reply, World, farms, wait_for, world
+from haproxy_world import NET, RELEASES, Haproxy, Reply, World, farms, wait_for, world
 
 OLD, NEW = RELEASES
 
@@ -243,7 +243,7 @@ def test_the_clients_address_comes_from_the_primary_and_from_nobody_else(cluster
     async def stranger() -> None:
         host, _, port = balancer.context["bind"].rpartition(":")
         reader, writer = await asyncio.open_connection(
-            host, int(port), local_addr=("127.71.9.9", 0)
+            host, int(port), local_addr=(f"{NET}.9.9", 0)
         )
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n")
         assert await reader.read() == b""
@@ -334,6 +334,19 @@ def test_s1_a_session_moves_from_an_upgraded_farm_to_an_upgraded_farm(cluster: W
     session = new_session(cluster, balancer, "farm2")
     set_farms(balancer, state={"farm2": "closed"})  # still in both picks
     assert {cluster.ask(balancer, cookies=session).json["farm"] for _ in range(40)} == {"farm3"}
+
+
+def test_s1_a_floor_below_the_newest_generation_holds_too(cluster: World) -> None:
+    balancer = cluster.add_site_balancer()
+    up(balancer)
+    set_farms(balancer, generation={"farm2": 2, "farm3": 3}, newest=3)
+    pick = {"farm1": 1, "farm2": 1, "farm3": 1}
+    set_farms(balancer, pick=pick, pick_newest={"farm3": 1}, state={"farm2": "closed"})
+    session = {"FARMID": "site1:farm2:2"}
+    assert {cluster.ask(balancer, cookies=session).json["farm"] for _ in range(40)} == {"farm3"}
+    # a cookie says more than the map of this balancer: the map may lag
+    lagging = {"FARMID": "site1:farm1:2"}
+    assert {cluster.ask(balancer, cookies=lagging).json["farm"] for _ in range(40)} == {"farm3"}
 
 
 def test_ready_farm_serves_only_sessions_that_no_older_farm_may_serve(cluster: World) -> None:
