@@ -19,6 +19,7 @@ from webfarm.versions import ROOT, Versions
 
 UNIT = "webfarm-php-fpm"
 CONFIG = "/etc/webfarm"
+SWITCH_SECONDS = 30.0
 _PATH = re.compile(r"/[!-~]{0,1999}")
 Functions = Mapping[str, Callable[..., Any]]
 
@@ -70,6 +71,7 @@ class WebServer:
             restart=self._restart,
             ask=lambda release: ready.ask(port, release),
             complaints=_journal,
+            deadline=SWITCH_SECONDS,
         )
 
     def activate(self, kind: str, version: str) -> dict[str, Any]:

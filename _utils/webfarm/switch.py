@@ -48,7 +48,7 @@ class Switch:
     restart: Callable[[], None]
     ask: Callable[[str | None], Ready]
     complaints: Callable[[], str]
-    deadline: float = 30.0
+    deadline: float
 
     def active_pair(self) -> str | None:
         """The pair that the symlinks name."""
