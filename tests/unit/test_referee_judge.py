@@ -128,6 +128,18 @@ def test_s1_a_declared_reset_begins_anew() -> None:
     assert court.resets == 1
 
 
+def test_s1_a_parallel_client_whose_sessions_may_be_reset_is_judged_by_session() -> None:
+    log = (
+        answer(1, 0, release=NEW, parallel=True),
+        answer(1, 1, release=OLD, parallel=True, session="s2"),
+        answer(1, 1, release=OLD, parallel=True, session="s3"),
+        answer(2, 2, release=NEW, parallel=True, session="s3"),
+        answer(3, 3, release=OLD, parallel=True, session="s3"),
+    )
+    assert breaches(*log, allow_resets=9) == [("S1", "regression")]
+    assert len(breaches(*log)) == 3
+
+
 def test_s1_more_resets_than_declared_are_lost_sessions() -> None:
     log = (answer(1, 0), answer(1, 1, session="s2"), answer(1, 2, session="s3"))
     assert breaches(*log, allow_resets=1) == [("S3", "lost")]
