@@ -31,7 +31,6 @@ setup(
     description="Run and upgrade a PHP web cluster behind HAProxy without losing a request",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.11",
     install_requires=["salt>=3008", "pyzmq", "msgpack", "jinja2", "pydantic>=2", "rich"],
     packages=["saltext.webfarm", *LIBRARY, *(f"saltext.webfarm.{name}" for name in LOADER_FOLDERS)],
