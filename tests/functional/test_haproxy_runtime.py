@@ -115,6 +115,7 @@ def test_a_changed_port_and_a_new_server_win_over_the_state_file(
 ) -> None:
     balancer.balancer.set_weight("farm1", "site1-farm1-ws1", 50)
     moved = cluster.servers["site1-farm1-ws1"]
+    cookies = {"FARMID": "site1:farm1:1"}
     for port, event in ((18081, "reload"), (18082, "kill"), (18080, "reload")):
         cluster.run(moved.stop())
         moved.port = port
@@ -127,7 +128,6 @@ def test_a_changed_port_and_a_new_server_win_over_the_state_file(
         else:
             balancer.help("reload")
         served = moved.answered["served"]
-        cookies = {"FARMID": "site1:farm1:1"}
         wait_for(
             lambda n=served: (
                 cluster.ask(balancer, cookies=cookies) and moved.answered["served"] > n
