@@ -17,7 +17,6 @@ import os
 import signal
 import sys
 import time
-from collections import OrderedDict
 from pathlib import Path
 
 import salt.client
@@ -26,9 +25,9 @@ import salt.pillar
 import salt.utils.minions
 from webfarm import names, store
 from webfarm import topology as topology_
-from webfarm.errors import WebfarmError
+from webfarm.errors import BadName, WebfarmError
 from webfarm.rollout import commands
-from webfarm.rollout.report import watcher_for
+from webfarm.rollout.report import brief, show_plan, watcher_for
 from webfarm.rollout.salt_cluster import SaltCluster
 
 log = logging.getLogger(__name__)
@@ -58,7 +57,12 @@ def plan(site=None, farm=None, release=None, reset_sessions=False):
         salt-run upgrade.plan
         salt-run upgrade.plan site1 farm2
     """
-    return _run(lambda context: context.plan(site, farm, release, reset_sessions))
+    return _run(
+        lambda context: context.plan(site, farm, release, reset_sessions),
+        site=site,
+        farm=farm,
+        release=release,
+    )
 
 
 def farm(site, farm, release=None, reset_sessions=False):
@@ -82,7 +86,13 @@ def farm(site, farm, release=None, reset_sessions=False):
         salt-run upgrade.farm site1 farm2
         salt-run upgrade.farm site1 farm2 release=2026.11.2 --out=json
     """
-    return _run(lambda context: context.farm(site, farm, release, reset_sessions))
+    return _run(
+        lambda context: context.farm(site, farm, release, reset_sessions),
+        required=("site", "farm"),
+        site=site,
+        farm=farm,
+        release=release,
+    )
 
 
 def status(site=None):
@@ -95,7 +105,7 @@ def status(site=None):
 
         salt-run upgrade.status
     """
-    return _run(lambda context: context.status(site))
+    return _run(lambda context: context.status(site), site=site)
 
 
 def history(limit=20, rollout=None):
@@ -117,13 +127,17 @@ def history(limit=20, rollout=None):
     return _run(lambda context: context.history(limit, rollout))
 
 
-def _run(ask):
-    """Build what a command needs, run it, and return data that makes ``salt-run`` exit as it went."""
+def _run(ask, required=(), **given):
+    """Check the names, build what a command needs, run it; the data makes ``salt-run`` exit as it went."""
     opts = __opts__
     quiet = bool(opts.get("quiet") or opts.get("output") not in (None, "", "nested", "yaml"))
     watcher = watcher_for(sys.stderr, quiet)
+    cli = str(opts.get("fun", "")).startswith("upgrade.")
     client = None
     try:
+        for what, name in given.items():
+            if name is not None or what in required:
+                names.check(name, what)
         with _Interrupts(quiet) as interrupts:
             topology = _topology()
             client = salt.client.get_local_client(mopts=opts)
@@ -138,6 +152,10 @@ def _run(ask):
                 stopping=interrupts.stopping,
             )
             data = ask(context)
+    except BadName as error:
+        if not cli:  # called from a program: it must not go on with such a name
+            raise
+        data = {"result": False, "message": str(error)}
     except WebfarmError as error:
         data = {"result": False, "message": str(error)}
     except TypeError:  # salt-run would print "Passed invalid arguments" and exit with 0
@@ -147,18 +165,13 @@ def _run(ask):
         watcher.close()
         if client is not None:
             client.destroy()
+    shown = cli and not opts.get("output")
+    if shown:
+        show_plan(data, sys.stderr)
+        data = brief(data)
     if not data.get("result", True):
         data["retcode"] = 1
-    if str(opts.get("fun", "")).startswith("upgrade.") and not opts.get("output"):
-        return {"data": _ordered(data), "outputter": "yaml"}
-    return data
-
-
-def _ordered(data):
-    """For a person: `nested` sorts the keys, and so does `yaml` with a plain dict."""
-    if isinstance(data, dict):
-        return OrderedDict((key, _ordered(value)) for key, value in data.items())
-    return [_ordered(item) for item in data] if isinstance(data, list) else data
+    return {"data": data, "outputter": "yaml"} if shown else data
 
 
 class _Interrupts:

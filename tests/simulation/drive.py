@@ -119,16 +119,19 @@ class Drive:
 THREE_FARMS = 3
 
 
-def pillar_of(base: dict[str, Any], farms: int = THREE_FARMS, **policy: Any) -> dict[str, Any]:
-    """The example pillar with more farms in site1 and a third release."""
+def pillar_of(
+    base: dict[str, Any], farms: int = THREE_FARMS, servers: int = 2, **policy: Any
+) -> dict[str, Any]:
+    """The example pillar with other farms in site1 and a third release."""
     pillar = copy.deepcopy(base)
     site = pillar["sites"]["site1"]
-    for number in range(3, farms + 1):
-        site["farms"][f"farm{number}"] = {
-            "memcached": [f"10.77.1.{100 + 10 * number + n}:11211" for n in (1, 2)],
+    numbers = range(1, servers + 1)
+    for farm in range(1, farms + 1):
+        site["farms"][f"farm{farm}"] = {
+            "memcached": [f"10.77.1.{100 + 10 * farm + n}:11211" for n in numbers],
             "servers": {
-                f"site1-farm{number}-ws{n}": {"address": f"10.77.1.{100 + 10 * number + n}"}
-                for n in (1, 2)
+                f"site1-farm{farm}-ws{n}": {"address": f"10.77.1.{100 + 10 * farm + n}"}
+                for n in numbers
             },
         }
     site["policy"] = {"min_capacity": 0.5, "quiesce_seconds": 30, "soak_seconds": 3, **policy}
@@ -154,6 +157,13 @@ def faults(world: World, until: float = 400.0) -> None:
             world.kill(name)
             world.at(choose.uniform(1, 90), lambda: world.revive(name))
 
+    def outage() -> None:
+        farm = choose.choice(list(world.site.farms))
+        if all(web.alive for web in world.web.values()):
+            for web in world.members(farm):
+                world.kill(web.name)
+                world.at(choose.uniform(5, 40), lambda w=web: world.revive(w.name))
+
     def again(what: Callable[[], None], mean: float) -> None:
         if world.faults and world.now < start + until:
             what()
@@ -161,10 +171,15 @@ def faults(world: World, until: float = 400.0) -> None:
 
     world.faults = True
     start = world.now
+    if choose.random() < 0.3:
+        for web in choose.sample(list(world.web.values()), choose.randrange(1, 4)):
+            web.bad.update(world.topology.releases)
     if choose.random() < 0.6:
         world.at(choose.uniform(0, 60), lambda: again(silence, 40))
     if choose.random() < 0.6 and world.honours_moved:
         world.at(choose.uniform(0, 60), lambda: again(death, 80))
+    if choose.random() < 0.3 and world.honours_moved:
+        world.at(choose.uniform(0, 100), lambda: again(outage, 150))
 
 
 def calm(drive: Drive) -> None:
@@ -172,6 +187,8 @@ def calm(drive: Drive) -> None:
     world = drive.world
     world.faults = False
     world.loss = world.refusal = 0
+    for web in world.web.values():
+        web.bad.clear()
     world.sleep(100)  # what is dead or silent by then comes back by itself
     for farm in world.site.farms:
         fences = {balancer.release[farm] for balancer in world.balancers.values()}
@@ -183,7 +200,8 @@ def calm(drive: Drive) -> None:
 def run(seed: int, base: dict[str, Any], with_faults: bool = True) -> World:
     """One seed: all farms to the second release and on to the third, in an order of the seed."""
     farms = 2 + seed % 2
-    world = World(seed, pillar_of(base, farms), honours_moved=seed % 4 != 3)
+    servers = 4 if seed % 5 == 1 else 2
+    world = World(seed, pillar_of(base, farms, servers), honours_moved=seed % 4 != 3)
     drive = Drive(world)
     try:
         world.sleep(5)
@@ -208,4 +226,17 @@ def run(seed: int, base: dict[str, Any], with_faults: bool = True) -> World:
     except Exception as error:
         tail = "\n".join(world.trace[-60:])
         raise AssertionError(f"seed {seed}: {error}\n{tail}") from error
+    return world
+
+
+def weakened(seed: int, base: dict[str, Any]) -> World:
+    """A farm is asked for while another one is short of a server: it must stay in service."""
+    world = World(seed, pillar_of(base, 2))
+    drive = Drive(world)
+    world.kill("site1-farm1-ws1")
+    world.sleep(100)
+    outcome = drive.upgrade("farm2", "2026.11.2")
+    states = {balancer.state["farm2"] for balancer in world.balancers.values()}
+    if outcome.state != "refused" or states != {"open"}:
+        raise AssertionError(f"seed {seed}: S4: {outcome.state}, farm2 is {states}")
     return world

@@ -18,6 +18,9 @@ from webfarm.topology import Site, Topology, parse
 
 CHECK_SECONDS = 0.7  # until a balancer's health check has followed a server or a fence
 RETRIES = 3
+LATELY = 60.0
+NEW_SESSION = 0.03  # how likely an answer is a session's last
+SLOW = 0.05  # how likely a node acts three seconds later than the others
 
 
 class Broken(AssertionError):
@@ -38,6 +41,11 @@ class Web:
     bad: set[str] = field(default_factory=set)  # releases that do not start here
     cache: dict[int, int] = field(default_factory=dict)
     cache_alive: bool = True
+    died: float = -1e9
+
+    def counts(self, now: float) -> bool:
+        """It is up, or died so lately that no rollout could have known."""
+        return self.alive or now - self.died < LATELY
 
 
 @dataclass
@@ -54,6 +62,7 @@ class Balancer:
     up: dict[str, bool] = field(default_factory=dict)
     in_flight: dict[str, int] = field(default_factory=dict)
     minion: bool = True
+    blinked: bool = False
 
 
 @dataclass
@@ -108,14 +117,15 @@ class World:
             for name in self.site.balancers
         }
         self.database: dict[int, int] = {}
-        self.sessions = [Session(number) for number in range(sessions)]
+        self.born = sessions
         self.requests = 0
         self.excused = 0  # a request that a fault, not the upgrade, took away
         self.honours_moved = honours_moved  # false: only the flush stands before a stale cache
         self.loss = 0.0  # how likely a reply is lost
         self.refusal = 0.0  # how likely a command never arrives
-        self.most_closed = 0
-        for session in self.sessions:
+        self.blink = 0.1  # how likely one look (never two) misses what an old worker still does
+        for number in range(sessions):
+            session = Session(number)
             self.at(self.random.uniform(0, 1), lambda s=session: self.request(s))
 
     # -- time -----------------------------------------------------------------------------------
@@ -277,6 +287,9 @@ class World:
             cached[session.number] = value + 1
         session.count, session.seen = value + 1, release
         session.farm, session.generation, session.uncached = farm, generation, cached is None
+        if self.random.random() < NEW_SESSION:  # this client has what it wanted, another comes
+            self.born += 1
+            session = Session(self.born)
         self.at(again, lambda: self.request(session))
 
     # -- what changes it -----------------------------------------------------------------------------
@@ -306,6 +319,7 @@ class World:
                 and not self.alive(balancer, farm)
             ):
                 raise ValueError(f"none of the servers of {farm} is UP")
+            self.judge(balancer, farm, state)
         balancer.release.update(wanted.get("release", {}))
         balancer.generation.update(wanted.get("generation", {}))
         balancer.newest = max(balancer.newest, wanted.get("newest", 0))
@@ -314,18 +328,18 @@ class World:
                 setattr(balancer, what, dict(wanted[what]))
         balancer.state.update(wanted.get("state", {}))
         self.checks()
-        self.judge()
         return self.farms(balancer)
 
     def farms(self, balancer: Balancer) -> dict[str, Any]:
         """``haproxy_runtime.farms``."""
+        balancer.blinked = not balancer.blinked and self.random.random() < self.blink
         return {
             "farms": {
                 farm: {
                     "state": balancer.state[farm],
                     "generation": balancer.generation[farm],
                     "release": balancer.release[farm],
-                    "in_flight": balancer.in_flight[farm],
+                    "in_flight": 0 if balancer.blinked else balancer.in_flight[farm],
                     "queued": 0,
                     "servers": {
                         web.name: {
@@ -345,21 +359,28 @@ class World:
             "old_workers": 0,
         }
 
-    def judge(self) -> None:
-        """What must hold at every moment: capacity (S4)."""
-        for balancer in self.balancers.values():
-            closed = [f for f, state in balancer.state.items() if state in ("closed", "ready")]
-            self.most_closed = max(self.most_closed, len(closed))
+    def judge(self, balancer: Balancer, farm: str, state: str) -> None:
+        """S4, when a farm leaves service or comes back."""
+        before = balancer.state[farm]
+        if state in ("drain", "closed") and before in ("open", "drain"):
             serving = sum(
                 server.weight
-                for farm, plan in self.site.farms.items()
+                for other, plan in self.site.farms.items()
                 for name, server in plan.servers.items()
-                if balancer.state[farm] in ("open", "drain") and self.web[name].alive
+                if other != farm
+                and balancer.state[other] == "open"
+                and self.web[name].counts(self.now)
             )
-            whole = sum(farm.weight for farm in self.site.farms.values())
-            dead = sum(not web.alive for web in self.web.values())
-            if closed and not dead and serving / whole < self.site.policy.min_capacity:
-                raise Broken(f"S4: {serving} of {whole} in service, closed: {closed}")
+            whole = sum(plan.weight for plan in self.site.farms.values())
+            if serving / whole < self.site.policy.min_capacity:
+                raise Broken(f"S4: {farm} goes to {state}, {serving} of {whole} are left")
+        if state == "open" and before != "open":
+            lost = [w.name for w in self.members(farm) if not balancer.up[w.name]]
+            count = len(self.members(farm))
+            allowed = max(1, int(self.site.policy.max_failed * count))
+            lately = any(self.now - web.died < LATELY for web in self.members(farm))
+            if len(lost) > allowed and not lately:
+                raise Broken(f"S4: {farm} opens without {lost}")
 
     # -- the cluster that the engine sees --------------------------------------------------------------
 
@@ -389,7 +410,8 @@ class World:
         replies: dict[str, Reply] = {}
         late = False
         for name in targets:
-            self.sleep(self.random.uniform(0.0, 0.2))  # nodes do not act at the same instant
+            slow = 3.0 if self.random.random() < SLOW else 0.0
+            self.sleep(slow + self.random.uniform(0.0, 0.2))  # nodes do not act at one instant
             node = self.balancers.get(name) or self.web[name]
             alive = node.minion and getattr(node, "alive", True)
             if not alive or self.random.random() < self.refusal:
@@ -474,6 +496,7 @@ class World:
         self.log(f"{name} dies")
         web = self.web[name]
         web.alive = web.cache_alive = False
+        web.died = self.now
         self.checks()
 
     def revive(self, name: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from webfarm.rollout.cluster import Clock, Cluster
-from webfarm.rollout.model import Goal, Memory, Reply, Seen, Step, listed
+from webfarm.rollout.model import Goal, Memory, Refused, Reply, Seen, Step, listed
 from webfarm.rollout.outline import learn
 from webfarm.rollout.planner import decide, lacking, remember
 from webfarm.rollout.situation import Situation
@@ -203,6 +203,8 @@ def _pool_result(
         shown = listed([f"{name} says {why}" for name, why in errors.items()]) or "no server"
         what = "did not answer" if step.name == "preflight" else "could not be proven empty"
         return Result("failed", {"errors": errors}, f"the memcached pool {what}: {shown}")
+    if step.name == "preflight":  # of memcached's many numbers, the one that says something here
+        value = {member: {"curr_items": said.get("curr_items")} for member, said in value.items()}
     evidence: dict[str, Any] = {"through": through, "pool": value}
     if spare:
         evidence["out of reach with their servers"] = spare
@@ -250,6 +252,8 @@ def _balancers(step: Step, world: World, waits: Waits) -> Result:
             lacking_now = listed([f"{n} {errors.get(n, '')}".strip() for n in current.targets])
         elif world.situation.blind:
             lacking_now = "; ".join(world.situation.blind)
+        elif isinstance(current, Refused):
+            return Result("failed", {"errors": errors}, "; ".join(current.reasons))
         else:
             at = {
                 n: f"{f.state} {f.release} ({f.generation})" for n, f in world.situation.at.items()

@@ -70,7 +70,8 @@ def _in_service(now: Situation) -> Next:
     if not all(_opened(now, name) for name in now.balancers):
         return _open(now)
     policy = now.site.policy
-    if "open" in now.memory.done and "soak" not in now.memory.done and policy.soak_seconds:
+    soaks = policy.soak_seconds and not now.memory.retreat
+    if "open" in now.memory.done and "soak" not in now.memory.done and soaks:
         return Step(
             "soak",
             tuple(now.members),

@@ -1,6 +1,7 @@
 """Show a rollout while it runs: a live table on a terminal, one line a step elsewhere; on stderr."""
 
 import time
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from rich.console import Console, Group
@@ -137,3 +138,57 @@ def _failed(done: Done) -> str:
     if not failed or done.state != "done":
         return ""
     return "; left out: " + listed([f"{name} ({why})" for name, why in failed.items()])
+
+
+def show_plan(data: Mapping[str, Any], stream: TextIO) -> None:
+    """A plan as tables, one a farm."""
+    wide = None if stream.isatty() else 160
+    console = Console(file=stream, width=wide, highlight=False)
+    for farm in data.get("farms", ()):  # nothing, unless the data is a plan
+        console.print(Text(f"{farm['site']} {farm['farm']} to {farm['release']}", "bold"))
+        console.print(f"  now: {farm['now']}")
+        for reason in farm.get("refused", ()):
+            console.print(Text(f"  refused: {reason}", "red"))
+        if farm.get("steps"):
+            table = Table(box=None, pad_edge=False, padding=(0, 2))
+            for heading in ("  step", "capacity", "at most", "where", "why"):
+                table.add_column(heading, overflow="fold")
+            for step in farm["steps"]:
+                table.add_row(
+                    f"  {step['step']}",
+                    step["capacity"],
+                    step["at_most"],
+                    step["targets"],
+                    step["why"],
+                )
+            console.print(table)
+        if "end" in farm:
+            console.print(f"  then: {farm['end']}")
+        for name, why in farm.get("left_out", {}).items():
+            console.print(Text(f"  left out: {name} {why}", "yellow"))
+        console.print()
+
+
+def brief(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left to say on a terminal when the steps or the plan were shown already."""
+    if "farms" in data:
+        ends = {
+            f"{farm['site']} {farm['farm']}": farm.get("end") or farm.get("refused")
+            for farm in data["farms"]
+        }
+        return {"result": data["result"], "changed": "nothing, this is a plan", "farms": ends}
+    if "rollouts" in data:
+        return {"rollouts": [_history_line(rollout) for rollout in data["rollouts"]]}
+    if "rollout" in data and "cluster" in data:
+        kept = ("result", "state", "message", "cluster", "next", "quarantined", "rollout", "seconds")
+        return {key: data[key] for key in kept if data.get(key) not in (None, {}, "")}
+    return dict(data)
+
+
+def _history_line(rollout: Mapping[str, Any]) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(rollout["started"]))
+    took = "" if rollout["ended"] is None else f", {rollout['ended'] - rollout['started']:.0f} s"
+    return (
+        f"{rollout['id']} {when} UTC {rollout['site']} {rollout['farm']} to {rollout['release']}: "
+        f"{rollout['state']}{took}, by {rollout['holder']}. {rollout['message']}"
+    )
