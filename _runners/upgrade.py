@@ -1,10 +1,12 @@
 """Upgrade the cluster, farm by farm, without losing a request, a session or a second of service.
 
-Each command observes first and goes on from what it sees, so after a crash, a lost connection or Ctrl-C the same command
-again finishes what was begun.
+Each command observes first and goes on from what it sees, so after a crash, a lost connection or
+Ctrl-C the same command again finishes what was begun.
 
-:configuration: The pillar ``webfarm`` is compiled on the master, as the minion ``webfarm_pillar_minion`` of the master's
-    configuration would get it; default: the master's own minion, then any accepted minion that has it.
+:configuration: The pillar ``webfarm`` is compiled on the master, as the minion
+``webfarm_pillar_minion`` of the master's
+    configuration would get it; default: the master's own minion, then any accepted minion that has
+    it.
 """
 
 import webfarm
@@ -41,7 +43,8 @@ def __virtual__():
 
 def plan(site=None, farm=None, release=None, reset_sessions=False):
     """
-    Show what an upgrade would do, step by step, with its targets and the capacity at each moment; changes nothing.
+    Show what an upgrade would do, step by step, with its targets and the capacity at each moment;
+    changes nothing.
 
     site, farm
         The scope; by default every farm of every site.
@@ -72,8 +75,8 @@ def farm(site, farm, release=None, reset_sessions=False):
     site, farm
         As the pillar names them.
     release
-        A release of the pillar; default: the pillar's ``target``. Two pairs of quotes keep Salt from reading a number:
-        ``release="'2026.11'"``.
+        A release of the pillar; default: the pillar's ``target``. Two pairs of quotes keep Salt
+        from reading a number: ``release="'2026.11'"``.
     reset_sessions
         Allow a release that is older than one that sessions have seen; those sessions are reset.
 
@@ -97,7 +100,8 @@ def farm(site, farm, release=None, reset_sessions=False):
 
 def status(site=None):
     """
-    Show the farms as the balancers have them, who holds which site, and the rollouts that have not ended.
+    Show the farms as the balancers have them, who holds which site, and the rollouts that have not
+    ended.
 
     CLI Example:
 

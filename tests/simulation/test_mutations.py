@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-from tests.conftest import EXAMPLE
-from webfarm.rollout import act, planner
-from webfarm.rollout.act import Result
+from webfarm.rollout import act, planner, world
 from webfarm.rollout.model import Step
 from webfarm.rollout.situation import Situation
+from webfarm.rollout.world import Result
+
+from tests.conftest import EXAMPLE
 
 from .drive import run, weakened
 
@@ -23,13 +23,13 @@ def no_drain_wait(patch: Patch) -> None:
 
 
 def seen_idle_once(patch: Patch) -> None:
-    remember = act.remember
+    remember = world.remember
 
     def hasty(*args: Any) -> Any:
         memory = remember(*args)
         return memory if memory.idle != 1 else type(memory)(**{**vars(memory), "idle": 2})
 
-    patch.setattr(act, "remember", hasty)
+    patch.setattr(world, "remember", hasty)
 
 
 def no_flush(patch: Patch) -> None:

@@ -1,8 +1,9 @@
 """A site in simulated time: balancers, servers, pools, a database and sessions, and the promises they check.
 
-One thread, one heap of events, one random generator: the same seed gives the same run. The world moves only when the
-rollout calls it or sleeps. What a session does follows the site balancer's configuration and the session handler:
-floor, ``ready``, the two pick maps, X-Webfarm-Moved, the cache first and the database when it cannot be trusted.
+One thread, one heap of events, one random generator: the same seed gives the same run. The world
+moves only when the rollout calls it or sleeps. What a session does follows the site balancer's
+configuration and the session handler: floor, ``ready``, the two pick maps, X-Webfarm-Moved, the
+cache first and the database when it cannot be trusted.
 """
 
 import heapq

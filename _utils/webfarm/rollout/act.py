@@ -1,57 +1,19 @@
 """Carry out one step and prove by observation that it is done; replies are evidence, never proof."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from webfarm.rollout.cluster import Clock, Cluster
-from webfarm.rollout.model import Goal, Memory, Refused, Reply, Seen, Step, listed
+from webfarm.rollout.cluster import Clock
+from webfarm.rollout.model import Refused, Reply, Step, listed
 from webfarm.rollout.outline import learn
-from webfarm.rollout.planner import decide, lacking, remember
-from webfarm.rollout.situation import Situation
-from webfarm.topology import Site
+from webfarm.rollout.planner import lacking
+from webfarm.rollout.pool import through_one
+from webfarm.rollout.world import Result, World
 
 POLL_FIRST = 0.2
 POLL_LONGEST = 2.0
-OPINIONS = 2  # how many servers must say that a pool is not empty
-ROUNDS = 2  # how often a pool's servers are asked in turn
 SETTLE_SECONDS = 5.0  # after an explicit failure: the observation may be a moment behind
-
-
-@dataclass
-class World:
-    """The last observation, what is remembered, and what is wanted; the engine's only state."""
-
-    goal: Goal
-    site: Site
-    cluster: Cluster
-    clock: Clock
-    memory: Memory
-    seen: Seen = field(default_factory=lambda: Seen({}, {}))
-
-    def observe(self, servers: bool = True) -> None:
-        """Look again; without ``servers`` what they said last is kept."""
-        fresh = self.cluster.observe(self.goal.site, self.goal.farm, servers)
-        self.seen = fresh if servers else replace(fresh, servers=self.seen.servers)
-        self.memory = remember(self.memory, self.goal, self.site, self.seen)
-
-    def next(self) -> Any:
-        """The planner's next step."""
-        return decide(self.goal, self.site, self.seen, self.memory)
-
-    @property
-    def situation(self) -> Situation:
-        """Questions on the last observation."""
-        return Situation(self.goal, self.site, self.seen, self.memory)
-
-
-@dataclass(frozen=True)
-class Result:
-    """``state`` done, failed, unknown or stopped; ``error`` says what failed where."""
-
-    state: str
-    evidence: Mapping[str, Any]
-    error: str = ""
 
 
 Waits = Callable[[str, float], None]
@@ -68,7 +30,7 @@ def perform(step: Step, world: World, waits: Waits, stopping: Stopping) -> Resul
     elif step.name == "quiesce":
         result = _quiesce(step, world, waits, stopping)
     elif step.name in ("preflight", "flush"):
-        result = _through_one(step, world)
+        result = through_one(step, world)
     elif step.function == "haproxy_runtime.set_farms":
         result = _balancers(step, world, waits)
     else:
@@ -154,79 +116,6 @@ def _quiesce(step: Step, world: World, waits: Waits, stopping: Stopping) -> Resu
         waits(f"{now.in_flight if not now.blind else '?'} in flight", spent)
         sleep()
         world.observe(servers=False)
-
-
-def _through_one(step: Step, world: World) -> Result:
-    """Let one server ask the whole pool; when it does not answer, or cannot tell, another one.
-
-    Members on servers that are left out are asked too, but need not answer.
-    """
-    needed: list[str] = list(step.arguments["servers"])
-    spare = [member for member in world.situation.farm.memcached if member not in needed]
-    errors: dict[str, str] = {}
-    if spare:
-        through, value, refused = _ask_pool(step, world, [*needed, *spare], errors)
-        if through or not refused:  # silence of who was asked says nothing about the pool
-            return _pool_result(step, through, value, [], errors)
-    if not needed:
-        return Result("done", {"out of reach with their servers": spare})
-    through, value, _ = _ask_pool(step, world, needed, errors)
-    return _pool_result(step, through, value, spare, errors)
-
-
-def _ask_pool(
-    step: Step, world: World, members: list[str], errors: dict[str, str]
-) -> tuple[str, Any, bool]:
-    """Who gave the proof, the proof, and whether somebody said that there is none."""
-    refusals = 0
-    for name in step.targets * ROUNDS:
-        arguments = {**step.arguments, "servers": members}
-        asked = world.cluster.call(str(step.function), (name,), arguments, step.deadline or 60.0)
-        reply = asked[name]
-        bad = unproven(step.name, members, reply.value) if reply.ok else {name: reply.error}
-        if not bad:
-            if step.name == "flush":
-                flushed = world.memory.flushed | set(members)
-                world.memory = replace(world.memory, flushed=flushed)
-            return name, reply.value, False
-        errors[name] = "; ".join(bad.values())
-        refusals += reply.ok is not None
-        if refusals == OPINIONS:
-            break
-    return "", None, refusals > 0
-
-
-def _pool_result(
-    step: Step, through: str, value: Any, spare: list[str], errors: dict[str, str]
-) -> Result:
-    if not through:
-        shown = listed([f"{name} says {why}" for name, why in errors.items()]) or "no server"
-        what = "did not answer" if step.name == "preflight" else "could not be proven empty"
-        return Result("failed", {"errors": errors}, f"the memcached pool {what}: {shown}")
-    if step.name == "preflight":  # of memcached's many numbers, the one that says something here
-        value = {member: {"curr_items": said.get("curr_items")} for member, said in value.items()}
-    evidence: dict[str, Any] = {"through": through, "pool": value}
-    if spare:
-        evidence["out of reach with their servers"] = spare
-    return Result("done", evidence)
-
-
-def unproven(name: str, wanted: Sequence[str], value: Any) -> dict[str, str]:
-    """The pool's members for which the reply is no proof, and what it said of them."""
-    if not isinstance(value, Mapping):
-        return {member: f"unexpected reply {value!r:.80}" for member in wanted}
-    bad = {}
-    for member in wanted:
-        said = value.get(member)
-        if not isinstance(said, Mapping):
-            bad[member] = f"{member} is not in the reply"
-        elif said.get("error"):
-            bad[member] = f"{member} {said['error']!s:.200}"
-        elif name == "flush" and (said.get("flushed") is not True or said.get("items") != 0):
-            bad[member] = (
-                f"{member} flushed is {said.get('flushed')!r}, items {said.get('items')!r}"
-            )
-    return bad
 
 
 def _balancers(step: Step, world: World, waits: Waits) -> Result:

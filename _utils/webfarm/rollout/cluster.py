@@ -12,7 +12,8 @@ class Cluster(Protocol):
     def observe(self, site: str, farm: str, servers: bool = True) -> Seen:
         """Look at every balancer of the site, and at every server of the farm if ``servers``.
 
-        A node that does not answer, or not in the expected shape, is a view with ``answered`` false.
+        A node that does not answer, or not in the expected shape, is a view with ``answered``
+        false.
         """
         ...
 

@@ -27,8 +27,9 @@ class Context:
     journal_path
         The journal's database; made when a rollout starts.
     digests
-        ``(kind, version)`` to the digest of the tree in the release store; raises :class:`WebfarmError` when
-        the store does not have it. None: the servers check against the store's manifest alone.
+        ``(kind, version)`` to the digest of the tree in the release store; raises
+        :class:`WebfarmError` when the store does not have it. None: the servers check against the
+        store's manifest alone.
     """
 
     topology: Topology

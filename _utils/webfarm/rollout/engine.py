@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from webfarm.errors import WebfarmError
-from webfarm.rollout.act import Result, Stopping, World, perform
+from webfarm.rollout.act import Stopping, perform
 from webfarm.rollout.cluster import Clock, Cluster
 from webfarm.rollout.journal import Journal
 from webfarm.rollout.lease import Lease
@@ -13,6 +13,7 @@ from webfarm.rollout.model import Goal, InService, Memory, Refused, Step, Stuck,
 from webfarm.rollout.outline import before
 from webfarm.rollout.situation import Situation
 from webfarm.rollout.watcher import Done, Outcome, Watcher
+from webfarm.rollout.world import Result, World
 from webfarm.topology import Site
 
 STUCK_SECONDS = 60.0  # how long a balancer may be silent in the middle of a rollout
@@ -22,8 +23,8 @@ class Engine:
     """Takes one farm to a goal; whatever happens, it can be started again with the same goal.
 
     goal_for
-        Gives the goal for another release of the same farm, or None when the pillar does not have it;
-        needed to put a farm back in service on the release that it had.
+        Gives the goal for another release of the same farm, or None when the pillar does not have
+        it; needed to put a farm back in service on the release that it had.
     """
 
     def __init__(
@@ -49,8 +50,8 @@ class Engine:
     def run(self, goal: Goal) -> Outcome:
         """Take the farm to ``goal``; raises :class:`webfarm.rollout.lease.Held` when the site is held.
 
-        Every other trouble of the cluster is an :class:`Outcome`. An error of the journal is raised: what
-        cannot be written is not done.
+        Every other trouble of the cluster is an :class:`Outcome`. An error of the journal is
+        raised: what cannot be written is not done.
         """
         self.lease.take(f"{goal.farm} to {goal.release}", self.clock.time())
         try:

@@ -1,7 +1,8 @@
 """The journal: every step is written before and after it runs, in SQLite, so that a crash leaves a trace.
 
-One file ``journal.sqlite`` (mode 0600) in the master's cache directory; WAL and ``synchronous=FULL``, so that what was
-written survives a power cut. ``PRAGMA user_version`` is the format's version.
+One file ``journal.sqlite`` (mode 0600) in the master's cache directory; WAL and
+``synchronous=FULL``, so that what was written survives a power cut. ``PRAGMA user_version`` is the
+format's version.
 """
 
 import json
@@ -86,9 +87,9 @@ class Journal:
     def begin(self, goal: Goal, holder: str, now: float) -> tuple[int, Before | None, bool]:
         """Start a rollout, or take up the farm's last one when it did not end and has the same goal.
 
-        Returns its id, how the farm was before it, and whether it was taken up. Steps that a crash left ``intended`` become
-        ``unknown``; an unfinished rollout of another goal becomes ``superseded``, and what it knew of
-        the farm before is handed on.
+        Returns its id, how the farm was before it, and whether it was taken up. Steps that a crash
+        left ``intended`` become ``unknown``; an unfinished rollout of another goal becomes
+        ``superseded``, and what it knew of the farm before is handed on.
         """
         with _transaction(self.connection):
             last = self.connection.execute(

@@ -133,7 +133,8 @@ class Memory:
     """What one run of a rollout knows besides its last observation; only ``before`` outlives the process.
 
     done
-        Names of steps that an observation cannot show: preflight, soft, quiesce, warm, verify, soak.
+        Names of steps that an observation cannot show: preflight, soft, quiesce, warm, verify,
+        soak.
     idle
         How many observations in a row showed nothing in flight while the farm was closed.
     flushed

@@ -1,16 +1,16 @@
 """Decide the next step of a farm's rollout from what is seen; pure, so it can start anywhere.
 
-The order is that of the design. Each guard asks the observation whether its part is done, so a rollout that
-was killed goes on by looking: nothing here depends on how the farm got where it is.
+The order is that of the design. Each guard asks the observation whether its part is done, so a
+rollout that was killed goes on by looking: nothing here depends on how the farm got where it is.
 
 Two rules differ from a naive reading of the order:
 
-- The memcached pool is flushed after the switch, not before. The switch ends the old php-fpm, so no request that
-  a balancer gave up on can still write an old session into a pool already proven empty.
+- The memcached pool is flushed after the switch, not before. The switch ends the old php-fpm, so
+  no request that a balancer gave up on can still write an old session into a pool already proven
+  empty.
 - The fence moves only while the farm is closed on every balancer. See :attr:`Situation.generation`.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from webfarm.rollout.model import (
@@ -25,6 +25,7 @@ from webfarm.rollout.model import (
     Stuck,
     listed,
 )
+from webfarm.rollout.preflight import percent, refusals, too_many
 from webfarm.rollout.situation import Situation
 from webfarm.topology import Site
 
@@ -92,14 +93,6 @@ def _stragglers(now: Situation) -> list[str]:
     ]
 
 
-def _too_many(now: Situation) -> str:
-    shown = listed([f"{name} {why}" for name, why in now.left_out.items()])
-    return (
-        f"{len(now.left_out)} of {now.goal.farm}'s {len(now.farm.servers)} servers cannot be "
-        f"upgraded, {now.budget} may be left out (max_failed): {shown}"
-    )
-
-
 def _opened(now: Situation, name: str) -> bool:
     at, view = now.at[name], now.balancers[name]
     farm = now.goal.farm
@@ -158,7 +151,7 @@ def _closed(now: Situation) -> Next:
             None if policy.on_deadline == "wait" else policy.quiesce_seconds,
         )
     if not now.may_do_without(now.left_out):
-        return Stuck((_too_many(now),))
+        return Stuck((too_many(now),))
     if not now.fenced:
         behind = [name for name, at in now.at.items() if at.release != goal.release]
         return Step(
@@ -293,7 +286,7 @@ def _prove(now: Situation) -> Step | None:
 def _opening(now: Situation) -> Next:
     """Ready or open on some balancer: only forward is safe, a session may have seen the release."""
     if not now.may_do_without(now.left_out):
-        return Stuck((_too_many(now),))
+        return Stuck((too_many(now),))
     stragglers = _stragglers(now)
     step = _stage(now, stragglers) if stragglers else None
     if stragglers:  # the fence holds them DOWN, so a switch disturbs nobody
@@ -421,93 +414,3 @@ def _shows(view: ServerView) -> str:
     if view.release is None:
         return f"it shows no release: {view.why}"
     return f"it shows {view.release}" + ("" if view.ready else f", not ready: {view.why}")
-
-
-def refusals(now: Situation) -> list[str]:
-    """Why the farm must not leave service now, each with its numbers; empty when it may."""
-    goal, policy = now.goal, now.site.policy
-    reasons = disagreements(now)
-    if now.regression:
-        reasons.append(now.regression)
-    if not now.may_do_without(now.left_out):
-        reasons.append(_too_many(now))
-    others = now.others()
-    if not others:
-        reasons.append(f"{goal.farm} is the only farm of {goal.site} that is open on all balancers")
-        return reasons
-    rest = now.capacity(goal.farm)
-    if rest < policy.min_capacity:
-        reasons.append(
-            f"without {goal.farm} the site keeps {percent(rest)} of its weight, min_capacity is "
-            f"{percent(policy.min_capacity)}; not UP: {listed(_down(now)) or 'none'}"
-        )
-    generation = max(at.generation for at in now.at.values())
-    if not any(_takes_over(now, farm, generation) for farm in others):
-        reasons.append(
-            f"no other open farm may answer the sessions of {goal.farm} (generation {generation}); "
-            "upgrade another farm to its release first"
-        )
-    return reasons
-
-
-def _takes_over(now: Situation, farm: str, generation: int) -> bool:
-    return all(
-        view.farms[farm].generation >= generation
-        and any(server.up for server in view.farms[farm].servers.values())
-        for view in now.balancers.values()
-    )
-
-
-def _down(now: Situation) -> list[str]:
-    return [
-        f"{farm}/{name}"
-        for farm, plan in now.site.farms.items()
-        if farm != now.goal.farm
-        for name in plan.servers
-        if not all(
-            name in view.farms[farm].servers and view.farms[farm].servers[name].up
-            for view in now.balancers.values()
-        )
-    ]
-
-
-def disagreements(now: Situation) -> list[str]:
-    """Where the site's balancers differ from each other or from their own disk."""
-    views = now.balancers
-    lines = [
-        f"balancer {name} has another state on disk than in memory; run "
-        f"`salt {name} haproxy_runtime.reconcile`"
-        for name, view in views.items()
-        if not view.disk_agrees
-    ]
-    lines += _differ("newest", {name: str(view.newest) for name, view in views.items()})
-    for what in ("pick", "pick_newest"):
-        shown = {name: _others_in(getattr(view, what), now) for name, view in views.items()}
-        lines += _differ(what, shown)
-    for farm in now.site.farms:
-        for what in ("state", "generation", "release"):
-            values = {name: getattr(view.farms[farm], what) for name, view in views.items()}
-            partly = farm == now.goal.farm and what == "state"
-            if not partly:  # the farm itself may be half-way, that is what the steps mend
-                lines += _differ(f"{farm} {what}", {n: str(v) for n, v in values.items()})
-    return lines
-
-
-def _others_in(picks: Mapping[str, int], now: Situation) -> str:
-    """Which other farms a pick map holds; the farm itself may be half-way out of it."""
-    names = sorted(name for name, share in picks.items() if share and name != now.goal.farm)
-    return listed(names) or "no other farm"
-
-
-def _differ(what: str, values: dict[str, str]) -> list[str]:
-    if len(set(values.values())) <= 1:
-        return []
-    return [
-        f"the balancers disagree on {what}: "
-        + listed([f"{name} has {value}" for name, value in values.items()])
-    ]
-
-
-def percent(share: float) -> str:
-    """A share as text: ``50 %``; rounded down, so that nothing looks more than it is."""
-    return f"{int(share * 100)} %"

@@ -180,7 +180,16 @@ def brief(data: Mapping[str, Any]) -> dict[str, Any]:
     if "rollouts" in data:
         return {"rollouts": [_history_line(rollout) for rollout in data["rollouts"]]}
     if "rollout" in data and "cluster" in data:
-        kept = ("result", "state", "message", "cluster", "next", "quarantined", "rollout", "seconds")
+        kept = (
+            "result",
+            "state",
+            "message",
+            "cluster",
+            "next",
+            "quarantined",
+            "rollout",
+            "seconds",
+        )
         return {key: data[key] for key in kept if data.get(key) not in (None, {}, "")}
     return dict(data)
 

@@ -1,7 +1,7 @@
 """The cluster through Salt: publish to a list of minions, collect what returns, never wait for more.
 
-A minion that does not answer in time is a :class:`Reply` like any other. Salt's own ``cmd`` is not used: it
-waits for minions that are down far beyond its timeout, and it prints.
+A minion that does not answer in time is a :class:`Reply` like any other. Salt's own ``cmd`` is not
+used: it waits for minions that are down far beyond its timeout, and it prints.
 """
 
 import time

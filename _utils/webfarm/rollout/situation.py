@@ -147,9 +147,9 @@ class Situation:
     def to_flush(self) -> list[str]:
         """The pool's members that must be proven empty.
 
-        A member on a server that is left out may be out of reach. It cannot serve the past: what the
-        farm could not write there is marked ``X-Webfarm-Uncached``, and the next request of that session
-        reads the database.
+        A member on a server that is left out may be out of reach. It cannot serve the past: what
+        the farm could not write there is marked ``X-Webfarm-Uncached``, and the next request of
+        that session reads the database.
         """
         owner = {server.address: name for name, server in self.farm.servers.items()}
         return [
@@ -163,7 +163,8 @@ class Situation:
     def capacity(self, without: str | None = None) -> float:
         """The share of the site's weight that is in service, as the balancer sees it that sees least.
 
-        Weights of the servers that are UP in open farms, over the weights of all the site's servers.
+        Weights of the servers that are UP in open farms, over the weights of all the site's
+        servers.
         """
         return self._serving(without) / self.site_weight
 
@@ -193,8 +194,8 @@ class Situation:
     def shares(self, farms: Iterable[str]) -> dict[str, int]:
         """Each farm's weight in a pick map: its servers that are UP for at least one balancer.
 
-        A farm with none UP keeps the weight that the pillar gives it: the balancer passes it over by
-        itself, and a flapping check must not empty the map.
+        A farm with none UP keeps the weight that the pillar gives it: the balancer passes it over
+        by itself, and a flapping check must not empty the map.
         """
         return {
             farm: max(self._weight_up(view, farm) for view in self.balancers.values())
@@ -216,21 +217,22 @@ class Situation:
     def generation(self) -> int:
         """The generation with which the farm opens on the goal's release.
 
-        The invariant: **a generation stands for one release**. Whenever a farm is not closed on some
-        balancer, its fence there is the release of its generation there; and of two generations the
-        higher one never has the older release, unless the operator chose to reset sessions. So a
-        session that bears generation g has seen nothing newer than g's release, and a farm of a
-        generation >= g may answer it.
+        The invariant: **a generation stands for one release**. Whenever a farm is not closed on
+        some balancer, its fence there is the release of its generation there; and of two
+        generations the higher one never has the older release, unless the operator chose to reset
+        sessions. So a session that bears generation g has seen nothing newer than g's release, and
+        a farm of a generation >= g may answer it.
 
-        It holds because the fence moves only while the farm is closed on every balancer, and the farm
-        leaves ``closed`` only together with a generation that is
+        It holds because the fence moves only while the farm is closed on every balancer, and the
+        farm leaves ``closed`` only together with a generation that is
 
         - the newest one, if some farm that is not closed shows it to be this release's; or
-        - the farm's own, if it served this very release with it and the number was not raised since; or
+        - the farm's own, if it served this very release with it and the number was not raised
+          since; or
         - a new one, above all that any balancer has: nobody can have seen it.
 
-        A closed farm proves nothing: its fence may have moved while its generation waits to be raised.
-        So an interruption in between costs at most a number that is skipped.
+        A closed farm proves nothing: its fence may have moved while its generation waits to be
+        raised. So an interruption in between costs at most a number that is skipped.
         """
         shown = any(
             farm.generation == self.newest

@@ -22,8 +22,8 @@ class Outcome:
     """How a rollout ended.
 
     state
-        ``done``, ``nothing`` (it was there already), ``refused`` (nothing was changed), ``stopped`` (by
-        the operator) or ``failed``.
+        ``done``, ``nothing`` (it was there already), ``refused`` (nothing was changed),
+        ``stopped`` (by the operator) or ``failed``.
     message
         What happened; for a failure what failed where.
     cluster
