@@ -105,7 +105,7 @@ final class SessionHandler implements
             return true;
         }
         $record = $this->record;
-        if ($record === null || !$this->isStampedByUs($record)) {
+        if ($record === null) {
             $this->save($data);
         } elseif (time() - $record->updated >= self::REFRESH_SECONDS) {
             try {
@@ -142,7 +142,7 @@ final class SessionHandler implements
         if ($this->refused || $this->id === '') {
             return true;
         }
-        // session_abort() and read_and_close write nothing, but this release has answered
+        // nothing was written, but this release has answered
         if ($this->takenOut && $this->record !== null && !$this->isStampedByUs($this->record)) {
             $this->save($this->record->data);
         }
