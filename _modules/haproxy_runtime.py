@@ -244,7 +244,7 @@ def set_sites(state=None, pick=None):
     return _sites.set_sites(_balancer(), state, pick)
 
 
-def ensure_farms(weights, release, test=False):
+def ensure_farms(weights, release, siblings=(), test=False):
     """
     Create the farm maps when they are missing; add new farms (closed) and drop those that are gone.
     Values that were set at run time stay. Returns map -> {"old", "new"}.
@@ -253,6 +253,8 @@ def ensure_farms(weights, release, test=False):
         farm -> share of new sessions on a bare balancer
     release
         what a new farm runs
+    siblings
+        ``host:port`` of the site's other balancers; one without maps takes over what they have
     test
         change nothing, only say what would change
 
@@ -262,7 +264,7 @@ def ensure_farms(weights, release, test=False):
 
         salt site1-lb1 haproxy_runtime.ensure_farms '{farm1: 200, farm2: 200}' 2026.11.1 test=True
     """
-    return _farms.ensure(_balancer(), weights, release, test=test)
+    return _farms.ensure(_balancer(), weights, release, siblings, test=test)
 
 
 def ensure_sites(weights, test=False):

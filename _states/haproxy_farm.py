@@ -55,7 +55,7 @@ def closed(name):
     return _apply(name, "closed")
 
 
-def maps(name, weights, release):
+def maps(name, weights, release, siblings=()):
     """
     The farm maps exist and know each farm; what was set at run time stays.
 
@@ -65,9 +65,14 @@ def maps(name, weights, release):
         farm -> its share of new sessions on a bare balancer
     release
         what a new farm runs
+    siblings
+        ``host:port`` of the site's other balancers; one without maps takes over what they have
     """
     return _ensure(
-        name, lambda test: __salt__["haproxy_runtime.ensure_farms"](weights, release, test=test)
+        name,
+        lambda test: __salt__["haproxy_runtime.ensure_farms"](
+            weights, release, siblings=siblings, test=test
+        ),
     )
 
 

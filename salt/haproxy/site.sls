@@ -8,6 +8,10 @@
   {%- do weights.update({name: farm.servers.values() | map(attribute='weight') | sum}) %}
 {%- endfor %}
 {%- macro at(host, port) %}{{ '[' ~ host ~ ']' if ':' in host else host }}:{{ port }}{% endmacro %}
+{%- set siblings = [] %}
+{%- for name, balancer in site.balancers.items() if name != me.id %}
+  {%- do siblings.append(balancer.address) %}
+{%- endfor %}
 include:
   - haproxy
 
@@ -15,6 +19,7 @@ farm maps:
   haproxy_farm.maps:
     - weights: {{ weights | json }}
     - release: {{ topology.initial | json }}
+    - siblings: [{% for address in siblings %}'{{ at(address, 80) }}'{{ ', ' if not loop.last }}{% endfor %}]
     - require:
       - file: haproxy folders
 
@@ -28,6 +33,7 @@ farm maps:
         farms: {{ site.farms | json }}
         balancers: {{ site.balancers | length }}
         primaries: {{ topology.primary.balancers.values() | map(attribute='address') | list | json }}
+        siblings: {{ siblings | json }}
         floor: {{ site.policy.floor }}
         bind: '{{ at(me.node.address, 80) }}'
         management: '{{ at(me.node.management, 8404) }}'

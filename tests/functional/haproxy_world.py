@@ -383,6 +383,7 @@ class World:
             "farms": self.topology(site, **options),
             "balancers": 1,
             "primaries": ["127.0.0.1"],
+            "siblings": [],
             "floor": floor,
             "hard_stop_after": "20s",
             "bind": f"{NET}.0.{number}:18001",

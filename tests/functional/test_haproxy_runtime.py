@@ -14,7 +14,7 @@ from webfarm.errors import WebfarmError
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from haproxy_world import RELEASES, ROOT, Haproxy, World, farms, wait_for, world
+from haproxy_world import NET, RELEASES, ROOT, Haproxy, World, farms, wait_for, world
 from webfarm.haproxy import maps
 from webfarm.haproxy.client import BalancerError
 from webfarm.haproxy.runtime import FARM_MAPS
@@ -409,6 +409,61 @@ def test_ensure_creates_the_maps_once_and_then_only_adds_and_drops_farms(tmp_pat
         farms.ensure(api, {"farm1": 1, "farm2": 1}, OLD)
         balancer.start()
         assert farms.farms(api)["farms"]["farm2"]["state"] == "closed"
+
+
+def test_s1_a_reinstalled_balancer_takes_over_what_its_sibling_has(tmp_path: Path) -> None:
+    with world(tmp_path) as cluster:
+        cluster.add_farms(count=3, servers=1)
+        first = cluster.add_site_balancer(start=False)
+        first.context |= {"siblings": ["127.0.0.1"], "primaries": [f"{NET}.9.9"]}
+        first.write_config()
+        second = cluster.add_site_balancer(start=False)
+        address = first.context["bind"]
+        weights = {"farm1": 2, "farm2": 1, "farm3": 1, "farm4": 1}
+
+        def reinstalled() -> dict[str, dict[str, str]]:
+            for name in FARM_MAPS:
+                second.balancer.map_path(name).unlink(missing_ok=True)
+            farms.ensure(second.balancer, weights, OLD, [f"{NET}.9.8:1", address])
+            return {name: dict(maps.read(second.balancer.map_path(name))) for name in FARM_MAPS}
+
+        bare = reinstalled()  # nobody answers: the site is bare
+        assert set(bare["farm_state"].values()) == {"open"}
+        first.start()
+        wait_for(lambda: all(f["up"] for f in farms.farms(first.balancer)["farms"].values()), "up")
+        farms.set_farms(
+            first.balancer,
+            state={"farm1": "closed", "farm2": "drain"},
+            newest=3,
+            generation={"farm3": 3, "farm2": 2},
+            release={"farm3": NEW},
+        )
+        learnt = reinstalled()
+        assert learnt["farm_state"] == {
+            "farm1": "closed",
+            "farm2": "drain",
+            "farm3": "open",
+            "farm4": "closed",
+        }
+        assert learnt["farm_generation"] == {
+            "farm1": "1",
+            "farm2": "2",
+            "farm3": "3",
+            "farm4": "1",
+            "newest": "3",
+        }
+        assert learnt["farm_release"]["farm3"] == NEW
+        assert learnt["farm_pick"] == learnt["farm_pick_newest"] == {"0:255": "farm3"}
+        # a sibling may ask for that, and for nothing else
+        with pytest.raises((OSError, asyncio.IncompleteReadError)):
+            cluster.ask(first)
+        # somebody else there: nobody knows, so nothing is written
+        other = cluster.servers["site1-farm1-ws1"]
+        for name in FARM_MAPS:
+            second.balancer.map_path(name).unlink()
+        with pytest.raises(WebfarmError, match="Nothing was changed"):
+            farms.ensure(second.balancer, weights, OLD, [f"{other.address}:{other.port}"])
+        assert not second.balancer.map_path("farm_state").exists()
 
 
 def test_a_farm_that_no_map_knows_gets_nothing(cluster: World, balancer: Haproxy) -> None:

@@ -4,12 +4,12 @@ On disk first, then in every worker of HAProxy, then read back: a balancer that 
 two steps starts with what was intended, and :func:`reconcile` brings a running one there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from webfarm import names
 from webfarm.errors import WebfarmError
-from webfarm.haproxy import maps, parse
+from webfarm.haproxy import maps, parse, sibling
 from webfarm.haproxy.client import BalancerError
 from webfarm.haproxy.runtime import FARM_MAPS, SITE_MAPS, Balancer
 
@@ -94,17 +94,23 @@ def reconcile(balancer: Balancer) -> dict[str, Any]:
 
 
 def ensure(
-    balancer: Balancer, weights: Mapping[str, int], release: str, test: bool = False
+    balancer: Balancer,
+    weights: Mapping[str, int],
+    release: str,
+    siblings: Sequence[str] = (),
+    test: bool = False,
 ) -> dict[str, Any]:
-    """Create the maps, or add farms that are new and drop farms that are gone; run-time values
-    stay.
+    """Create the maps, or add new farms and drop those that are gone; run-time values stay.
 
     weights
         The site's farms with their share of new sessions.
     release
         What a new farm runs.
+    siblings
+        ``host:port`` of the site's other balancers: a balancer without maps takes over what the
+        first that runs has.
 
-    On a bare balancer every farm is open, of generation 1. Later a new farm begins closed and of
+    In a bare site every farm is open, of generation 1. Later a new farm begins closed and of
     generation 1: no session can come to it before a rollout gives it its release and its generation
     and opens it. Works while HAProxy does not run. Returns map -> {"old", "new"} of what changes;
     with ``test`` nothing is written.
@@ -112,37 +118,70 @@ def ensure(
     for farm in weights:
         names.check(farm, "farm")
     names.check(release, "release")
-    first = maps.ranges(weights)
+    maps.ranges(weights)
     with balancer.lock("create the farm maps"):
-        bare = not any(balancer.map_path(name).exists() for name in FARM_MAPS)
-        disk = {
-            name: maps.read(balancer.map_path(name)) if balancer.map_path(name).exists() else []
-            for name in FARM_MAPS
-        }
-        defaults = {
-            "farm_state": "open" if bare else "closed",
-            "farm_generation": str(FIRST_GENERATION),
-            "farm_release": release,
-        }
-        targets: dict[str, maps.Entries] = {}
-        for name, default in defaults.items():
-            old = dict(disk[name])
-            new = {farm: old.get(farm, default) for farm in weights}
-            if name == "farm_generation":
-                new[NEWEST] = old.get(NEWEST, str(FIRST_GENERATION))
-            targets[name] = sorted(new.items())
-        for name in ("farm_pick", "farm_pick_newest"):
-            kept = {f: n for f, n in maps.shares(disk[name]).items() if f in weights}
-            gone = len(kept) != len(maps.shares(disk[name]))
-            targets[name] = first if bare else maps.ranges(kept) if gone else disk[name]
+        paths = {name: balancer.map_path(name) for name in FARM_MAPS}
+        disk = {name: maps.read(path) if path.exists() else [] for name, path in paths.items()}
+        if any(path.exists() for path in paths.values()):
+            targets = _adapted(disk, weights, release)
+        else:
+            targets = _first(weights, release, sibling.ask(siblings))
         changes = {
             name: {"old": dict(disk[name]), "new": dict(targets[name])}
             for name in FARM_MAPS
-            if sorted(disk[name]) != sorted(targets[name]) or not balancer.map_path(name).exists()
+            if sorted(disk[name]) != sorted(targets[name]) or not paths[name].exists()
         }
         if changes and not test:
             put(balancer, {name: targets[name] for name in changes})
     return changes
+
+
+def _first(
+    weights: Mapping[str, int], release: str, told: sibling.Told | None
+) -> dict[str, maps.Entries]:
+    """The maps of a balancer that has none: a bare site's, or the sibling's."""
+    bare = told is None
+    newest = FIRST_GENERATION if told is None else told.newest
+    state = {f: "open" if told is None else told.state.get(f, "closed") for f in weights}
+    generation = {f: 1 if told is None else told.generation.get(f, 1) for f in weights}
+    releases = {f: release if told is None else told.release.get(f, release) for f in weights}
+    opened = {farm: weight for farm, weight in weights.items() if state[farm] == "open"}
+    leading = {f: w for f, w in weights.items() if bare or generation[f] == newest}
+    return {
+        "farm_state": sorted(state.items()),
+        "farm_generation": sorted(
+            {
+                **{farm: str(number) for farm, number in generation.items()},
+                NEWEST: str(newest),
+            }.items()
+        ),
+        "farm_release": sorted(releases.items()),
+        "farm_pick": maps.ranges(opened),
+        "farm_pick_newest": maps.ranges({f: w for f, w in leading.items() if state[f] != "closed"}),
+    }
+
+
+def _adapted(
+    disk: Mapping[str, maps.Entries], weights: Mapping[str, int], release: str
+) -> dict[str, maps.Entries]:
+    """The present maps with new farms, and without those that are gone."""
+    defaults = {
+        "farm_state": "closed",
+        "farm_generation": str(FIRST_GENERATION),
+        "farm_release": release,
+    }
+    targets: dict[str, maps.Entries] = {}
+    for name, default in defaults.items():
+        old = dict(disk[name])
+        new = {farm: old.get(farm, default) for farm in weights}
+        if name == "farm_generation":
+            new[NEWEST] = old.get(NEWEST, str(FIRST_GENERATION))
+        targets[name] = sorted(new.items())
+    for name in ("farm_pick", "farm_pick_newest"):
+        shares = maps.shares(disk[name])
+        kept = {farm: slots for farm, slots in shares.items() if farm in weights}
+        targets[name] = disk[name] if len(kept) == len(shares) else maps.ranges(kept)
+    return targets
 
 
 def put(balancer: Balancer, targets: Mapping[str, maps.Entries]) -> None:

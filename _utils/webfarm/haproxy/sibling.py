@@ -1,0 +1,73 @@
+"""Learn the farms' states from another balancer of the site, for one that has none of its own.
+
+A balancer that is reinstalled into a site that has been upgraded must not begin with generation 1:
+it would take the sessions' floors for forged ones. Each site balancer tells its siblings, and
+nobody else, what its maps say.
+"""
+
+import http.client
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from webfarm import names
+from webfarm.errors import WebfarmError
+
+PATH = "/.webfarm/farms"
+_LIMIT = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a sibling said: maps of farm to state, generation and release, and the newest one."""
+
+    address: str
+    newest: int
+    state: Mapping[str, str]
+    generation: Mapping[str, int]
+    release: Mapping[str, str]
+
+
+def ask(addresses: Sequence[str], deadline: float = 3.0) -> Told | None:
+    """The answer of the first of ``addresses`` (``host:port``) that runs, or None.
+
+    Raises :class:`WebfarmError` when one answers with something else: then nobody knows whether the
+    site is bare.
+    """
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=deadline)
+        try:
+            connection.request("GET", PATH, headers={"Host": "sibling.webfarm"})
+            response = connection.getresponse()
+            return _read(address, response.status, response.read(_LIMIT))
+        except (TimeoutError, ConnectionError, socket.gaierror, http.client.HTTPException):
+            continue  # it does not run, or is bare too
+        except OSError:
+            continue  # no route: it is not there
+        finally:
+            connection.close()
+    return None
+
+
+def _read(address: str, status: int, body: bytes) -> Told:
+    try:
+        if status != 200:
+            raise ValueError(f"status {status}")
+        data = json.loads(body)
+        told = Told(
+            address,
+            int(data["newest"]),
+            {names.check(f, "farm"): a["state"] for f, a in data["farms"].items()},
+            {farm: int(about["generation"]) for farm, about in data["farms"].items()},
+            {f: names.check(a["release"], "release") for f, a in data["farms"].items()},
+        )
+        if told.newest < 1 or not set(told.state.values()) <= {"open", "drain", "closed", "ready"}:
+            raise ValueError("no such state or generation")
+    except (ValueError, KeyError, TypeError, AttributeError, WebfarmError) as error:
+        raise WebfarmError(
+            f"the sibling balancer {address} answers {PATH} with {body[:80]!r} ({error}), expected "
+            "its farms; repair it first, then apply the highstate again. Nothing was changed"
+        ) from None
+    return told
