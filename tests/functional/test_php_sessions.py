@@ -1,6 +1,7 @@
 """Promise S3 where it is kept: the session handler on real php-fpm, memcached and MariaDB."""
 
 import itertools
+import os
 import signal
 import threading
 import time
@@ -374,3 +375,24 @@ def test_the_webapps_user_may_do_nothing_but_use_sessions(site: Site) -> None:
     assert len(grants) == 2
     assert grants[0].startswith("GRANT USAGE ON *.*")
     assert grants[1].startswith("GRANT SELECT, INSERT, UPDATE, DELETE ON `webfarm`.`sessions`")
+
+
+def test_a_reload_of_php_fpm_fails_no_request(site: Site) -> None:
+    server = site.servers[WS1]
+    assert server.fpm.process is not None
+    stop = time.monotonic() + 4
+    statuses: list[int] = []
+
+    def keep_asking(path: str) -> None:
+        client = Client(site)
+        while time.monotonic() < stop:
+            statuses.append(client.ask(path=path).status)
+
+    threads = [in_background(lambda p=path: keep_asking(p)) for path in ("/", "/?ms=400", "/")]
+    for _ in range(3):
+        time.sleep(1)  # the time between two reloads
+        os.kill(server.fpm.process.pid, signal.SIGUSR2)
+    for thread in threads:
+        thread.join(20)
+    assert set(statuses) == {200}
+    assert len(statuses) > 50

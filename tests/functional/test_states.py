@@ -1,4 +1,4 @@
-"""The state tree and the pillar, as each role of each example topology sees them (nothing is applied)."""
+"""The state tree and the pillar, as the example topologies' roles see them; nothing is applied."""
 
 import shutil
 from collections.abc import Callable
