@@ -457,12 +457,16 @@ def test_s1_a_reinstalled_balancer_takes_over_what_its_sibling_has(tmp_path: Pat
         # a sibling may ask for that, and for nothing else
         with pytest.raises((OSError, asyncio.IncompleteReadError)):
             cluster.ask(first)
-        # somebody else there: nobody knows, so nothing is written
+        # one that does not know this one, and somebody else: then nobody knows
         other = cluster.servers["site1-farm1-ws1"]
         for name in FARM_MAPS:
             second.balancer.map_path(name).unlink()
-        with pytest.raises(WebfarmError, match="Nothing was changed"):
-            farms.ensure(second.balancer, weights, OLD, [f"{other.address}:{other.port}"])
+        first.context["siblings"] = [f"{NET}.9.7"]
+        first.write_config()
+        first.help("reload")
+        for deaf in (address, f"{other.address}:{other.port}"):
+            with pytest.raises(WebfarmError, match="Nothing was changed"):
+                farms.ensure(second.balancer, weights, OLD, [deaf])
         assert not second.balancer.map_path("farm_state").exists()
 
 

@@ -5,9 +5,9 @@ it would take the sessions' floors for forged ones. Each site balancer tells its
 nobody else, what its maps say.
 """
 
+import errno
 import http.client
 import json
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +16,8 @@ from webfarm.errors import WebfarmError
 
 PATH = "/.webfarm/farms"
 _LIMIT = 1024 * 1024
+# a sibling that does not run or is out of reach; timeouts of connect(2) have no number
+_NOT_THERE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, None)
 
 
 @dataclass(frozen=True)
@@ -32,20 +34,26 @@ class Told:
 def ask(addresses: Sequence[str], deadline: float = 3.0) -> Told | None:
     """The answer of the first of ``addresses`` (``host:port``) that runs, or None.
 
-    Raises :class:`WebfarmError` when one answers with something else: then nobody knows whether the
-    site is bare.
+    Raises :class:`WebfarmError` when one runs and does not tell: then nobody knows whether the site
+    is bare.
     """
     for address in addresses:
         host, _, port = address.rpartition(":")
         connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=deadline)
+        connected = False
         try:
+            connection.connect()
+            connected = True
             connection.request("GET", PATH, headers={"Host": "sibling.webfarm"})
             response = connection.getresponse()
             return _read(address, response.status, response.read(_LIMIT))
-        except (TimeoutError, ConnectionError, socket.gaierror, http.client.HTTPException):
-            continue  # it does not run, or is bare too
-        except OSError:
-            continue  # no route: it is not there
+        except (OSError, http.client.HTTPException) as error:
+            if not connected and getattr(error, "errno", None) in _NOT_THERE:
+                continue
+            raise WebfarmError(
+                f"the sibling balancer {address} runs and does not tell its farms ({error!r}); "
+                "apply the highstate there first, so that it knows this one. Nothing was changed"
+            ) from None
         finally:
             connection.close()
     return None
