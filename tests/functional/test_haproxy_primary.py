@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 import sys
 import time
 from collections import Counter
@@ -329,3 +330,41 @@ def test_a_refusal_that_no_retry_could_lift_is_a_503_for_the_client(cluster: Wor
     )
     assert reply.status == 503 and reply.header("retry-after")
     assert reply.header("x-webfarm-fence") is None and not reply.cookies
+
+
+def test_tls_is_1_2_or_newer_with_http_2_and_statistics_are_for_management_only(
+    cluster: World,
+) -> None:
+    primary, first, _ = build(cluster)
+
+    async def handshake(version: ssl.TLSVersion) -> str | None:
+        trust = ssl.create_default_context(cafile=primary.context["certificate"])
+        trust.minimum_version = ssl.TLSVersion.TLSv1
+        trust.maximum_version = version
+        trust.set_ciphers("ALL:@SECLEVEL=0")
+        trust.set_alpn_protocols(["h2", "http/1.1"])
+        host, _, port = primary.context["bind_https"].rpartition(":")
+        _, writer = await asyncio.open_connection(
+            host, int(port), ssl=trust, server_hostname="shop.example"
+        )
+        protocol = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+        writer.close()
+        return protocol
+
+    assert cluster.run(handshake(ssl.TLSVersion.TLSv1_3)) == "h2"
+    assert cluster.run(handshake(ssl.TLSVersion.TLSv1_2)) == "h2"
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        cluster.run(handshake(ssl.TLSVersion.TLSv1_1))
+
+    async def get(balancer: Haproxy, path: str) -> str:
+        host, _, port = balancer.context["management"].rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        text = (await reader.read()).decode()
+        writer.close()
+        return text
+
+    for balancer in (primary, first[0]):
+        assert "haproxy_backend_active_servers" in cluster.run(get(balancer, "/metrics"))
+        assert "Statistics Report" in cluster.run(get(balancer, "/"))
+    assert "haproxy_" not in cluster.ask(primary, "/metrics").body.decode()
