@@ -132,7 +132,7 @@ def history(limit=20, rollout=None):
 
 
 def _run(ask, required=(), **given):
-    """Check the names, build what a command needs, run it; the data makes ``salt-run`` exit as it went."""
+    """Check the names, build what a command needs, run it; the data sets the exit code."""
     opts = __opts__
     quiet = bool(opts.get("quiet") or opts.get("output") not in (None, "", "nested", "yaml"))
     watcher = watcher_for(sys.stderr, quiet)
@@ -210,7 +210,7 @@ class _Interrupts:
 
 
 def _topology():
-    """The pillar ``webfarm``, compiled here: minions may be down, and only the master's word counts."""
+    """The pillar ``webfarm``, compiled here: minions may be down, the master's word counts."""
     problems = []
     for minion in _pillar_minions():
         _, grains, _ = salt.utils.minions.get_minion_data(minion, __opts__)
@@ -225,8 +225,8 @@ def _topology():
         if len(problems) > 5:
             break
     raise WebfarmError(
-        "the master cannot compile the pillar `webfarm`; assign it in the pillar's top file, or name a minion "
-        "that has it as webfarm_pillar_minion in the master's configuration:\n  "
+        "the master cannot compile the pillar `webfarm`; assign it in the pillar's top file, or "
+        "name a minion that has it as webfarm_pillar_minion in the master's configuration:\n  "
         + "\n  ".join(problems)
     )
 

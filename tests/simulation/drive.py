@@ -1,4 +1,4 @@
-"""Drive the real engine, planner and journal over a simulated site, with faults and crashes from one seed."""
+"""Drive the real engine and journal over a simulated site, faults and crashes from one seed."""
 
 import copy
 import sqlite3

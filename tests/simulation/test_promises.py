@@ -1,4 +1,4 @@
-"""The promises S1 to S8, over seeds: the real engine against a simulated site with faults and crashes.
+"""The promises S1 to S8, over seeds: the real engine on a simulated site with faults and crashes.
 
 ``WEBFARM_SEEDS=FIRST-LAST`` runs other seeds; a failure prints its seed and the end of its trace.
 """

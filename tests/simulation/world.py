@@ -1,4 +1,4 @@
-"""A site in simulated time: balancers, servers, pools, a database and sessions, and the promises they check.
+"""A site in simulated time: balancers, servers, pools, a database, sessions that judge.
 
 One thread, one heap of events, one random generator: the same seed gives the same run. The world
 moves only when the rollout calls it or sleeps. What a session does follows the site balancer's
@@ -154,7 +154,7 @@ class World:
         """One line of the trace that a failure shows."""
         self.trace.append(f"{self.now - 1_000_000:8.2f} {text}")
 
-    # -- what a balancer does with a request --------------------------------------------------------
+    # -- what a balancer does with a request ----------------------------------------------------
 
     def request(self, session: Session) -> None:
         """One request of a session: routed now, answered later."""
@@ -166,7 +166,7 @@ class World:
             if all(web.alive for web in self.web.values()):
                 raise Broken(
                     f"S2: session {session.number} (floor {session.generation}) got 503 at "
-                    f"{balancer.name}: {balancer.state} {balancer.generation} newest {balancer.newest}"
+                    f"{balancer.name}: {balancer.state} {balancer.generation} {balancer.newest}"
                 )
             self.excused += 1
             self.at(again, lambda: self.request(session))
@@ -211,13 +211,9 @@ class World:
         picks = balancer.pick_newest if floor and bound else balancer.pick
         total = sum(picks.values())
         if total:
-            slot = self.random.randrange(total)
-            for farm, share in picks.items():
-                slot -= share
-                if slot < 0:
-                    break
-            if self.serves(balancer, farm, floor):
-                return farm
+            (picked,) = self.random.choices(list(picks), list(picks.values()))
+            if self.serves(balancer, picked, floor):
+                return picked
         for farm in self.site.farms:
             if self.serves(balancer, farm, floor):
                 return farm
@@ -293,7 +289,7 @@ class World:
             session = Session(self.born)
         self.at(again, lambda: self.request(session))
 
-    # -- what changes it -----------------------------------------------------------------------------
+    # -- what changes it -------------------------------------------------------------------------
 
     def checks(self) -> None:
         """Every balancer's health checks follow, each at its own moment."""
@@ -383,7 +379,7 @@ class World:
             if len(lost) > allowed and not lately:
                 raise Broken(f"S4: {farm} opens without {lost}")
 
-    # -- the cluster that the engine sees --------------------------------------------------------------
+    # -- the cluster that the engine sees ----------------------------------------------------------
 
     def observe(self, site: str, farm: str, servers: bool = True) -> Seen:
         """:class:`webfarm.rollout.cluster.Cluster`."""
@@ -490,7 +486,7 @@ class World:
         self.log(f"{member} flushed")
         return {"flushed": True, "items": 0}
 
-    # -- faults ---------------------------------------------------------------------------------------
+    # -- faults -----------------------------------------------------------------------------------
 
     def kill(self, name: str) -> None:
         """A web server loses its power."""

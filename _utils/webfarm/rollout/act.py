@@ -1,4 +1,4 @@
-"""Carry out one step and prove by observation that it is done; replies are evidence, never proof."""
+"""Carry out one step; that it is done is proven by observation, a reply is only evidence."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,7 +21,7 @@ Stopping = Callable[[], bool]
 
 
 def perform(step: Step, world: World, waits: Waits, stopping: Stopping) -> Result:
-    """Run ``step`` and wait until it is seen done, its deadline has passed, or the operator stops it.
+    """Run ``step`` until it is seen done, its deadline has passed, or the operator stops it.
 
     Only steps that change nothing while they wait can be stopped half-way.
     """
@@ -198,7 +198,8 @@ def _within_budget(step: Step, world: World, missing: Mapping[str, str]) -> Resu
         return Result(
             "failed",
             evidence,
-            f"{step.name} failed on {len(missing)} of {count} servers, {budget} may be left out: {shown}",
+            f"{step.name} failed on {len(missing)} of {count} servers, {budget} may be left out: "
+            f"{shown}",
         )
     quarantined = {**world.memory.quarantined, **missing}
     world.memory = replace(world.memory, quarantined=quarantined)

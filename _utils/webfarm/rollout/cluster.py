@@ -7,7 +7,7 @@ from webfarm.rollout.model import Reply, Seen
 
 
 class Cluster(Protocol):
-    """A site's balancers and a farm's servers, at arm's length: no call hangs, none raises for a node."""
+    """A site's balancers and a farm's servers: no call hangs, none raises for a node."""
 
     def observe(self, site: str, farm: str, servers: bool = True) -> Seen:
         """Look at every balancer of the site, and at every server of the farm if ``servers``.
@@ -20,7 +20,7 @@ class Cluster(Protocol):
     def call(
         self, function: str, targets: Sequence[str], arguments: Mapping[str, Any], deadline: float
     ) -> Mapping[str, Reply]:
-        """Ask each target once; after ``deadline`` seconds a missing answer is a :class:`Reply` too."""
+        """Ask each target once; what is missing after ``deadline`` seconds is a reply too."""
         ...
 
 

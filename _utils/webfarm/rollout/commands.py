@@ -1,4 +1,4 @@
-"""The commands an operator types, as data in and data out; the runner and tests hand in the world."""
+"""The commands that an operator types, as data in and data out; the world is handed in."""
 
 import sqlite3
 from collections.abc import Callable, Iterator

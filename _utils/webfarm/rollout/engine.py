@@ -1,4 +1,4 @@
-"""Run a rollout: observe, plan, write what is intended, act, write what came of it, observe again."""
+"""Run a rollout: observe, plan, write what is intended, act, write what came of it, look again."""
 
 import sqlite3
 from collections.abc import Callable
@@ -48,7 +48,7 @@ class Engine:
         self.stopping = stopping
 
     def run(self, goal: Goal) -> Outcome:
-        """Take the farm to ``goal``; raises :class:`webfarm.rollout.lease.Held` when the site is held.
+        """Take the farm to ``goal``; raises :class:`Held` when another holds the site.
 
         Every other trouble of the cluster is an :class:`Outcome`. An error of the journal is
         raised: what cannot be written is not done.
@@ -58,8 +58,8 @@ class Engine:
             return self._run(goal)
         except sqlite3.Error as error:
             raise WebfarmError(
-                f"the journal cannot be written ({error}), so nothing more was done; make room in the master's "
-                f"cache directory, then `{command(goal)}` goes on from where the farm is"
+                f"the journal cannot be written ({error}), so nothing more was done; make room in "
+                f"the master's cache directory, then `{command(goal)}` goes on from there"
             ) from error
         finally:
             self.lease.release()
@@ -146,7 +146,7 @@ class Engine:
         self.world.memory = memory
 
     def _recovers(self, stuck: Stuck) -> bool:
-        """Wait for a balancer that fell silent while the farm was under way; true to decide again."""
+        """Wait for a balancer that fell silent under way; true to decide again."""
         if not self.done:
             return False
         start = self.clock.monotonic()
@@ -170,8 +170,9 @@ class Engine:
         if memory.retreat:
             return self._outcome(
                 "failed",
-                f"{memory.retreat}. So {goal.farm} was put back in service on {self.world.goal.release}, "
-                "the release that it had: no session has seen the other one",
+                f"{memory.retreat}. So {goal.farm} was put back in service on "
+                f"{self.world.goal.release}, the release that it had: no session has seen "
+                "the other one",
                 left_out,
             )
         if any(done.step == "rejoin" and "failed" in done.evidence for done in self.done):
@@ -264,8 +265,8 @@ def describe(now: Situation) -> str:
     shown = same.pop() if len(same) == 1 else listed([f"{n}: {text}" for n, text in per.items()])
     up = sum(now.up(name) for name in now.farm.servers)
     return (
-        f"{now.goal.farm} of {now.goal.site} is {shown}; {up} of {len(now.farm.servers)} servers UP; "
-        f"{int(now.capacity() * 100)} % of the site's capacity in service"
+        f"{now.goal.farm} of {now.goal.site} is {shown}; {up} of {len(now.farm.servers)} servers "
+        f"UP; {int(now.capacity() * 100)} % of the site's capacity in service"
     )
 
 

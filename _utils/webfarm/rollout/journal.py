@@ -1,6 +1,6 @@
-"""The journal: every step is written before and after it runs, in SQLite, so that a crash leaves a trace.
+"""The journal: every step is written before and after it runs, so that a crash leaves a trace.
 
-One file ``journal.sqlite`` (mode 0600) in the master's cache directory; WAL and
+SQLite, one file ``journal.sqlite`` (mode 0600) in the master's cache directory; WAL and
 ``synchronous=FULL``, so that what was written survives a power cut. ``PRAGMA user_version`` is the
 format's version.
 """
@@ -59,8 +59,8 @@ def connect(path: Path | str) -> sqlite3.Connection:
             connection.execute(f"PRAGMA user_version={FORMAT}")
         elif version != FORMAT:
             raise BadJournal(
-                f"the journal {path} has format {version}, this version of Webfarm knows {FORMAT}; finish or "
-                "abort its rollouts with the version that wrote it"
+                f"the journal {path} has format {version}, this version of Webfarm knows {FORMAT}; "
+                "finish or abort its rollouts with the version that wrote it"
             )
     return connection
 
@@ -85,7 +85,7 @@ class Journal:
         self.connection = connection
 
     def begin(self, goal: Goal, holder: str, now: float) -> tuple[int, Before | None, bool]:
-        """Start a rollout, or take up the farm's last one when it did not end and has the same goal.
+        """Start a rollout, or take up the farm's last one if it has the goal and did not end.
 
         Returns its id, how the farm was before it, and whether it was taken up. Steps that a crash
         left ``intended`` become ``unknown``; an unfinished rollout of another goal becomes

@@ -1,4 +1,4 @@
-"""One rollout per site: a row in the journal's database says who holds the site, since when, from where."""
+"""One rollout per site: a row in the journal's database says who holds it, since when, where."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ class Held(WebfarmError):
 
 @dataclass(frozen=True)
 class Process:
-    """One process for good: a pid is used again, but not with the same start time in the same boot."""
+    """One process for good: a pid is used again, but not with its start time in the same boot."""
 
     host: str
     pid: int

@@ -130,7 +130,7 @@ class Before:
 
 @dataclass(frozen=True)
 class Memory:
-    """What one run of a rollout knows besides its last observation; only ``before`` outlives the process.
+    """What a run knows besides its last observation; only ``before`` outlives the process.
 
     done
         Names of steps that an observation cannot show: preflight, soft, quiesce, warm, verify,

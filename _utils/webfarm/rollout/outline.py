@@ -1,4 +1,4 @@
-"""Foresee a rollout: the planner's steps if each does what it says, and the capacity at each moment."""
+"""Foresee a rollout: the planner's steps if each does what it says, and the capacity at each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ class Foreseen:
 def outline(
     goal: Goal, site: Site, seen: Seen, memory: Memory | None = None
 ) -> tuple[tuple[Foreseen, ...], Next, Seen]:
-    """All steps to the goal, what ends the plan (the goal, or why not), and the world as it is then."""
+    """All steps to the goal, what ends the plan (the goal, or why not), and the world then."""
     memory = memory or Memory()
     steps: list[Foreseen] = []
     while len(steps) < LONGEST:

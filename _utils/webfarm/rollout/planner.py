@@ -51,8 +51,9 @@ def decide(goal: Goal, site: Site, seen: Seen, memory: Memory) -> Next:
         shown = listed([f"{name} {at.release} ({at.state})" for name, at in now.at.items()])
         return Stuck(
             (
-                f"the balancers disagree on the release of {goal.farm}, which is not closed: {shown}; "
-                "see what each has on disk with `salt BALANCER haproxy_runtime.reconcile`",
+                f"the balancers disagree on the release of {goal.farm}, which is not "
+                f"closed: {shown}; see what each has on disk with `salt BALANCER "
+                "haproxy_runtime.reconcile`",
             )
         )
     return _out_of_service(now)
@@ -377,11 +378,11 @@ def _open(now: Situation) -> Step:
     )
 
 
-# -- questions ---------------------------------------------------------------------------------------
+# -- questions ---------------------------------------------------------------------------------
 
 
 def lacking(step: Step, goal: Goal, site: Site, seen: Seen, memory: Memory) -> dict[str, str]:
-    """Which targets of a step on servers are not where it takes them, and what each shows instead."""
+    """Which targets of a step on servers are not where it takes them, and what each shows."""
     now = Situation(goal, site, seen, memory)
     out = {}
     for name in step.targets:

@@ -1,4 +1,4 @@
-"""Let the farm's servers empty their memcached pool, or say that it is there; proof by its own words."""
+"""Let the farm's servers empty their memcached pool, or say that it is there."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Show a rollout while it runs: a live table on a terminal, one line a step elsewhere; on stderr."""
+"""Show a rollout while it runs: a live table on a terminal, elsewhere one line a step."""
 
 import time
 from collections.abc import Mapping

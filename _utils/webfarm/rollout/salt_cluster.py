@@ -1,4 +1,4 @@
-"""The cluster through Salt: publish to a list of minions, collect what returns, never wait for more.
+"""The cluster through Salt: publish to a list of minions, collect what returns in time.
 
 A minion that does not answer in time is a :class:`Reply` like any other. Salt's own ``cmd`` is not
 used: it waits for minions that are down far beyond its timeout, and it prints.
@@ -159,7 +159,7 @@ class _Job:
                 self.replies[target] = Reply(None, error=why)
 
     def probe(self) -> None:
-        """Ask those that are missing whether the job runs; who did not say so since the last time is lost."""
+        """Ask who is missing whether the job runs; who did not say so since the last is lost."""
         if self.running is not None:
             for name in sorted(self.missing - self.running):
                 self.give_up("stopped running the job without an answer", name)

@@ -161,7 +161,7 @@ class Situation:
     # -- capacity and shares ----------------------------------------------------------------------
 
     def capacity(self, without: str | None = None) -> float:
-        """The share of the site's weight that is in service, as the balancer sees it that sees least.
+        """The share of the site's weight in service, as the balancer sees it that sees least.
 
         Weights of the servers that are UP in open farms, over the weights of all the site's
         servers.
@@ -268,6 +268,6 @@ class Situation:
             return ""
         shown = listed([f"{name} is on {release}" for name, release in sorted(newer)])
         return (
-            f"{self.goal.release} is older than what sessions have seen ({shown}); going back resets "
-            "those sessions and must be asked for with reset_sessions=True"
+            f"{self.goal.release} is older than what sessions have seen ({shown}); going back "
+            "resets those sessions and must be asked for with reset_sessions=True"
         )

@@ -1,4 +1,4 @@
-"""Turn what a node sent into a view; nodes are outside, so a reply of another shape is no answer."""
+"""Turn what a node sent into a view; nodes are outside: a reply of another shape is none."""
 
 from collections.abc import Mapping
 from typing import Any
