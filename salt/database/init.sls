@@ -4,8 +4,12 @@
 {%- set here = salt['webfarm_topology.node']() %}
 {%- set database = here.node %}
 {%- set hosts = [] %}
+{%- set children = [] %}
 {%- for farm in topology.sites[here.site].farms.values() %}
-  {%- for server in farm.servers.values() %}{% do hosts.append(server.address) %}{% endfor %}
+  {%- for server in farm.servers.values() %}
+    {%- do hosts.append(server.address) %}
+    {%- do children.append(server.max_children) %}
+  {%- endfor %}
 {%- endfor %}
 {%- if not pillar.get('webfarm_secrets', {}).get('database_password') %}
 {{ raise('pillar webfarm_secrets:database_password is missing for ' ~ here.id ~ ': write secrets/' ~ here.site ~ '.sls on the master') }}
@@ -16,13 +20,28 @@ include:
 mariadb-server:
   pkg.installed: []
 
-# The file name sorts last among MariaDB's own. MariaDB checks options and exits when asked for --help.
+# The file names sort last among MariaDB's own. MariaDB checks its options and exits when asked for help.
+# Only the first file's change restarts MariaDB, and it changes when the database moves; the second's,
+# which changes with each new server, is also set at run time, by database.sql.
+{%- set check = 'sh -c \'mariadbd --defaults-file="$0" --user=mysql --verbose --help > /dev/null\'' %}
 /etc/mysql/mariadb.conf.d/90-webfarm.cnf:
   file.managed:
     - source: salt://database/files/webfarm.cnf.jinja
     - template: jinja
     - mode: '0644'
-    - check_cmd: sh -c 'mariadbd --defaults-file="$0" --user=mysql --verbose --help > /dev/null'
+    - check_cmd: {{ check }}
+    - require:
+      - pkg: mariadb-server
+
+/etc/mysql/mariadb.conf.d/91-webfarm-size.cnf:
+  file.managed:
+    - mode: '0644'
+    - check_cmd: {{ check }}
+    - contents: |
+        # Written by Webfarm's state `database`; changes made here do not last.
+        [mariadbd]
+        # one for each PHP process of the site, and some for people
+        max_connections = {{ children | sum + 32 }}
     - require:
       - pkg: mariadb-server
 
@@ -36,6 +55,7 @@ mariadb:
     - enable: true
     - require:
       - file: /etc/systemd/system/mariadb.service.d/webfarm.conf
+      - file: /etc/mysql/mariadb.conf.d/91-webfarm-size.cnf
     - watch:
       - file: /etc/mysql/mariadb.conf.d/90-webfarm.cnf
 
@@ -44,6 +64,9 @@ mariadb:
   file.managed:
     - source: salt://database/files/database.sql.jinja
     - template: jinja
+    - context:
+        hosts: {{ hosts | json }}
+        connections: {{ children | sum + 32 }}
     - user: root
     - group: root
     - mode: '0600'

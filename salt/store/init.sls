@@ -17,6 +17,7 @@ webfarm_store_folders:
     - require:
       - file: webfarm_folders
 
+# Read anew at each connection, but for the address: no restart, which would cut transfers.
 /etc/rsyncd.conf:
   file.managed:
     - source: salt://store/files/rsyncd.conf.jinja
@@ -36,5 +37,4 @@ store_service:
       - pkg: rsync
       - file: webfarm_store_folders
       - file: /etc/systemd/system/rsync.service.d/webfarm.conf
-    - watch:
       - file: /etc/rsyncd.conf

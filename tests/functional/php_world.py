@@ -183,7 +183,14 @@ class Site:
         }
         return topology.parse(data).model_dump(mode="json")
 
-    def render(self, template: str, minion: str, home: Path, **change: str) -> str:
+    def render(
+        self,
+        template: str,
+        minion: str,
+        home: Path,
+        change: dict[str, str] | None = None,
+        **context: object,
+    ) -> str:
         """A template of the state tree, with the node's folders moved below ``home``."""
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(ROOT / "salt"),
@@ -197,6 +204,7 @@ class Site:
                 "webfarm_topology.node": lambda: node,
             },
             pillar={"webfarm_secrets": {"database_password": PASSWORD}},
+            **context,
         )
         moves = {
             "/srv/webfarm": f"{home}/srv",
@@ -207,7 +215,7 @@ class Site:
             "/var/log/nginx": f"{home}/log",
             "\nerror_log = syslog": f"\nerror_log = {home}/log/php-fpm-master.log",
             "[error_log] = syslog": f"[error_log] = {home}/log/php.log",
-            **change,
+            **(change or {}),
         }
         for old, new in moves.items():
             text = text.replace(old, new)
@@ -241,10 +249,14 @@ class Site:
         wait_for(lambda: listens(DATABASE, self.database_port), 60, "MariaDB answers")
 
     def _create_schema(self) -> None:
-        text = self.render("database/files/database.sql.jinja", "site1-db1", self.home)
         # on the loopback every connection comes from one address
-        for server in self.servers.values():
-            text = text.replace(server.address, "127.0.0.1")
+        text = self.render(
+            "database/files/database.sql.jinja",
+            "site1-db1",
+            self.home,
+            hosts=["127.0.0.1"],
+            connections=100,
+        )
         self.sql(text)
 
     def _server(self, id: str, farm: str, entry: dict[str, Any]) -> Server:
@@ -262,7 +274,7 @@ class Site:
             (home / "etc" / name).write_text(text)
         pages = {"include /etc/nginx/fastcgi_params;": "include /etc/nginx/fastcgi_params;\n"
                  f"        fastcgi_param WEBFARM_CONFIGURATION {home}/etc;"}  # fmt: skip
-        nginx = self.render("nginx/files/nginx.conf.jinja", id, home, **pages)
+        nginx = self.render("nginx/files/nginx.conf.jinja", id, home, pages)
         (home / "etc/nginx.conf").write_text(nginx)
         fpm = [PHP_FPM, "--nodaemonize", "--fpm-config", home / "etc/php-fpm.conf"]
         memcached = ["memcached", "-u", "nobody", "-m", "16", "-U", "0", "-l", entry["address"],
