@@ -124,6 +124,9 @@ class WebServer:
         return pages
 
     def _restart(self) -> None:
+        # A PHP that dies at once makes systemd refuse further starts for a while ("start request
+        # repeated too quickly"), also that of the version we go back to.
+        _run(["systemctl", "reset-failed", UNIT])
         try:
             done = self._salt["service.restart"](UNIT)
         except WebfarmError:
@@ -136,8 +139,13 @@ class WebServer:
 
 def _journal() -> str:
     command = ["journalctl", "--unit", UNIT, "--lines", "12", "--output", "cat", "--no-pager"]
+    return " / ".join(_run(command).split("\n"))[-1500:].strip(" /")
+
+
+def _run(command: list[str]) -> str:
+    """What a command printed; a command that fails is not an error here."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"(the journal cannot be read: {error})"
-    return " / ".join(done.stdout.split("\n"))[-1500:].strip(" /")
+        return f"({command[0]}: {error})"
+    return done.stdout
