@@ -215,6 +215,19 @@ def test_w1_weights_are_whole_numbers_of_1_to_256(
     assert listener.lines == []
 
 
+@pytest.mark.parametrize(
+    "weights", ["farm1", {"farm1": 5}, {"farm1": ["ws1"]}, None, [("farm1", 1)]]
+)
+def test_a_table_of_weights_is_a_table(
+    weights: Any, listen: Callable[..., Listener], tmp_path: Path
+) -> None:
+    listener = listen(empty_replies)
+    balancer = Balancer(Settings(socket=listener.path, lock=str(tmp_path / "lock")))
+    with pytest.raises(WebfarmError, match="nothing was changed"):
+        balancer.set_weights(weights)
+    assert listener.lines == []
+
+
 @pytest.mark.parametrize("number", [0, -3, 1.0, "2", True, 10**9])
 def test_generations_are_positive_whole_numbers(
     number: Any, listen: Callable[..., Listener], tmp_path: Path

@@ -159,8 +159,12 @@ class Balancer:
         ``ready`` does not lift.
         """
         wanted: dict[tuple[str, str], int] = {}
+        if not isinstance(weights, Mapping):
+            raise _shape("backend -> server -> weight", weights)
         for backend, servers in weights.items():
             names.check(backend, "backend")
+            if not isinstance(servers, Mapping):
+                raise _shape(f"server -> weight for {backend}", servers)
             for server, weight in servers.items():
                 names.check(server, "server")
                 wanted[backend, server] = check_weight(f"{backend}/{server}", weight)
@@ -353,6 +357,12 @@ def check_weight(what: str, weight: object) -> int:
             f"weight of {what}: {weight} is not in 1..{WEIGHT_MAX}; nothing was changed"
         )
     return weight
+
+
+def _shape(expected: str, found: object) -> WebfarmError:
+    return WebfarmError(
+        f"expected a mapping {expected}, got {ascii(found)[:60]}; nothing was changed"
+    )
 
 
 def _verify(
