@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from . import cgroup, credentials, image, machine, network, php, source, topology
-from .places import DISKS, LAB_FILE, LOCK_FILE, STATE, root
+from .places import DISKS, LAB_FILE, LOCK_FILE, PREFIX, STATE, root
 from .saltstack import Salt, prepare
 from .terminal import LabError, phase, run, say
 from .topology import Node, Topology
@@ -159,7 +159,7 @@ def _make_state() -> None:
     )
     DISKS.mkdir(exist_ok=True)
     if memory > MEMORY_FOR_TMPFS_GB * 1024 * 1024:
-        run(["mount", "-t", "tmpfs", "-o", "size=75%,mode=700", "wf-disks", DISKS])
+        run(["mount", "-t", "tmpfs", "-o", "size=75%,mode=700", f"{PREFIX}disks", DISKS])
 
 
 def _hosts(plan: Topology) -> None:

@@ -27,8 +27,8 @@ NSPAWN = Path("/run/systemd/nspawn")
 REBOOT = 133
 """systemd-nspawn's exit code when the machine inside wants to be started again."""
 
-BOOT_SECONDS = 60
-STOP_SECONDS = 90
+BOOT_SECONDS = 300
+STOP_SECONDS = 120
 
 
 def machine(node: str) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-PREFIX = "wf-"
-"""Every machine, network namespace and cgroup of the lab has a name that begins so."""
+PREFIX = os.environ.get("WEBFARM_LAB_PREFIX", "wf-")
+"""Every machine, network namespace, disk and cgroup of the lab has a name that begins so.
+
+With another prefix and another state folder, a second lab stands beside the first.
+"""
 
 REPO = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("WEBFARM_LAB_CACHE", "/var/cache/webfarm-lab"))

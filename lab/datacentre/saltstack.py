@@ -98,11 +98,11 @@ class Salt:
         active = ["systemctl", "is-active", "salt-master"]
         wait_until(
             lambda: machine.execute(self.master, active, check=False).stdout.strip() == "active",
-            120,
+            300,
             f"the salt-master (lab/lab exec {self.master} -- journalctl -u salt-master)",
         )
 
-    def wait_for_minions(self, seconds: float = 180) -> None:
+    def wait_for_minions(self, seconds: float = 600) -> None:
         deadline = time.monotonic() + seconds
         missing = set(self.minions)
         while missing:
