@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import random
 import signal
 import threading
 import time
@@ -396,3 +397,42 @@ def test_a_reload_of_php_fpm_fails_no_request(site: Site) -> None:
         thread.join(20)
     assert set(statuses) == {200}
     assert len(statuses) > 50
+
+
+def test_while_caches_hang_die_and_return_no_request_fails_and_no_session_goes_back(
+    site: Site,
+) -> None:
+    """Sessions that wander between servers and farms."""
+    chance = random.Random(7)
+    stop = time.monotonic() + 15
+    faults: list[str] = []
+    answers = 0
+
+    def wander(seed: int) -> None:
+        nonlocal answers
+        pick = random.Random(seed)
+        client, counted, place = Client(site), 0, WS1
+        while time.monotonic() < stop and not faults:
+            place = pick.choice((WS1, WS2, OTHER_FARM)) if pick.random() < 0.3 else place
+            answer = client.ask(place)
+            if answer.status != 200 or answer.json["count"] != counted + 1:
+                faults.append(f"after {counted} at {place}: {answer.status} {answer.body!r}")
+            counted += 1
+        answers += counted
+
+    threads = [in_background(lambda n=n: wander(n)) for n in range(6)]
+    while time.monotonic() < stop - 4 and not faults:
+        cache = site.servers[chance.choice((WS1, WS2, OTHER_FARM))].cache
+        if chance.random() < 0.5:
+            cache.send(signal.SIGSTOP)
+            time.sleep(chance.random())  # how long it hangs
+            cache.send(signal.SIGCONT)
+        else:
+            cache.stop(signal.SIGKILL)
+            time.sleep(chance.random())  # how long it is away
+            cache.start()
+        time.sleep(chance.random())  # how long all is well
+    for thread in threads:
+        thread.join(60)
+    assert faults == []
+    assert answers > 200
