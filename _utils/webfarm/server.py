@@ -65,12 +65,13 @@ class WebServer:
     def switch(self) -> Switch:
         """The means to change what this server runs."""
         port = self.port()
+        began = int(time.time())
         return Switch(
             versions=self.versions,
             releases_php=self.releases_php,
             restart=self._restart,
             ask=lambda release: ready.ask(port, release),
-            complaints=_journal,
+            complaints=lambda: _journal(began),
             deadline=SWITCH_SECONDS,
         )
 
@@ -137,9 +138,11 @@ class WebServer:
             raise WebfarmError(f"{UNIT} did not restart")
 
 
-def _journal() -> str:
-    command = ["journalctl", "--unit", UNIT, "--lines", "12", "--output", "cat", "--no-pager"]
-    return " / ".join(_run(command).split("\n"))[-1500:].strip(" /")
+def _journal(since: int) -> str:
+    """The last lines of php-fpm's journal from ``since`` (seconds since 1970) on."""
+    command = ["journalctl", "--unit", UNIT, "--since", f"@{since}", "--lines", "12"]
+    said = _run([*command, "--output", "cat", "--no-pager", "--quiet"])
+    return " / ".join(line for line in said.split("\n") if line)[-1500:]
 
 
 def _run(command: list[str]) -> str:

@@ -106,8 +106,8 @@ class Switch:
             said = self.complaints()
             outcome = self._put_back(wanted, before)
             raise SwitchError(
-                f"this server could not be switched to {name}: {error}. {outcome}. php-fpm said:"
-                f" {said or 'nothing'}"
+                f"this server could not be switched to {name}: {_clause(error)}. {outcome}. php-fpm"
+                f" said: {said or 'nothing'}"
             ) from error
 
     def _wait(self, proof: Proof, release: str | None) -> Ready:
@@ -138,7 +138,12 @@ class Switch:
             self._wait(lambda a: all(getattr(a, k) == v.current for k, v in before.items()), None)
         except (WebfarmError, OSError) as error:
             return (
-                f"Going back to {names_before} FAILED too ({error}): the server is out of service"
-                " and needs a person"
+                f"Going back to {names_before} FAILED too ({_clause(error)}): the server is out of"
+                " service and needs a person"
             )
         return f"It runs {names_before} again, as before"
+
+
+def _clause(error: Exception) -> str:
+    """An error's message on one line and without its full stop."""
+    return " ".join(str(error).split()).rstrip(".")

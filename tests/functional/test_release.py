@@ -198,7 +198,7 @@ def test_a_php_that_does_not_come_up_is_taken_back(in_service: Module, node: Web
 def test_what_php_fpm_said_is_in_the_error(
     in_service: Module, node: WebNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webfarm.server, "_journal", lambda: "unable to bind listening socket")
+    monkeypatch.setattr(webfarm.server, "_journal", lambda _: "unable to bind listening socket")
     node.broken = {"8.2.36"}
     with pytest.raises(SwitchError, match="unable to bind listening socket"):
         in_service.switch(*NEW)
