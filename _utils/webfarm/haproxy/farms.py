@@ -9,14 +9,9 @@ from typing import Any
 
 from webfarm import names
 from webfarm.errors import WebfarmError
-from webfarm.haproxy import maps, parse, sibling
-from webfarm.haproxy.client import BalancerError
+from webfarm.haproxy import checks, maps, parse, sibling
+from webfarm.haproxy.checks import FIRST_GENERATION, NEWEST
 from webfarm.haproxy.runtime import FARM_MAPS, SITE_MAPS, Balancer
-
-STATES = ("open", "drain", "closed", "ready")
-NEWEST = "newest"
-FIRST_GENERATION = 1
-GENERATION_MAX = 999_999_999  # the site balancer takes a cookie of more digits for no cookie
 
 
 def farms(balancer: Balancer) -> dict[str, Any]:
@@ -44,7 +39,7 @@ def set_farms(
     Raises :class:`WebfarmError` for a generation that would go down, and :class:`BalancerError`
     when HAProxy does not hold what it was told.
     """
-    _check_shapes(state, generation, newest, release, pick, pick_newest)
+    checks.farm_arguments(state, generation, newest, release, pick, pick_newest)
     with balancer.lock("set farms"):
         known = balancer.backends()
         for group in (state, generation, release, pick, pick_newest):
@@ -59,7 +54,7 @@ def set_farms(
         wanted = {name: dict(entries) for name, entries in disk.items()}
         wanted["farm_state"] |= state or {}
         wanted["farm_release"] |= release or {}
-        wanted["farm_generation"] = _generations(
+        wanted["farm_generation"] = checks.generations(
             wanted["farm_generation"],
             balancer.get_map("farm_generation"),
             generation or {},
@@ -219,7 +214,7 @@ def _farms(balancer: Balancer) -> dict[str, Any]:
             server["in_flight"] = flight["servers"].get(name, server)["in_flight"]
         table[farm] = {
             "state": state.get(farm, "closed"),
-            "generation": _number(generation.get(farm, "0"), farm),
+            "generation": checks.as_number(generation.get(farm, "0"), farm),
             "release": release.get(farm),
             "in_flight": flight["in_flight"],
             "queued": flight["queued"],
@@ -229,80 +224,13 @@ def _farms(balancer: Balancer) -> dict[str, Any]:
     about = parse.info(balancer.client.one("show info"))
     return {
         "farms": table,
-        "newest": _number(generation.get(NEWEST, "0"), NEWEST),
+        "newest": checks.as_number(generation.get(NEWEST, "0"), NEWEST),
         "pick": maps.shares(live["farm_pick"]),
         "pick_newest": maps.shares(live["farm_pick_newest"]),
         "disk_agrees": all(live[name] == disk[name] for name in FARM_MAPS),
         "pid": int(about["Pid"]),
         "old_workers": len(balancer.old_workers()),
     }
-
-
-def _check_shapes(
-    state: Mapping[str, str] | None,
-    generation: Mapping[str, int] | None,
-    newest: int | None,
-    release: Mapping[str, str] | None,
-    pick: Mapping[str, int] | None,
-    pick_newest: Mapping[str, int] | None,
-) -> None:
-    for group in (state, generation, release, pick, pick_newest):
-        if group is not None and not isinstance(group, Mapping):
-            raise WebfarmError(
-                f"expected a mapping of farm to value, got {ascii(group)[:60]}; nothing was changed"
-            )
-        for farm in group or {}:
-            names.check(farm, "farm")
-    for farm, value in (state or {}).items():
-        if value not in STATES:
-            raise WebfarmError(
-                f"state of {farm}: {ascii(value)[:40]} is not one of {', '.join(STATES)}; nothing "
-                "was changed"
-            )
-    for value in (release or {}).values():
-        names.check(value, "release")
-    numbers = dict(generation or {})
-    if newest is not None:
-        numbers[NEWEST] = newest
-    for farm, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise WebfarmError(
-                f"generation of {farm}: {ascii(number)[:40]} is not a whole number; nothing was "
-                "changed"
-            )
-        if not FIRST_GENERATION <= number <= GENERATION_MAX:
-            raise WebfarmError(
-                f"generation of {farm}: {number} is not in {FIRST_GENERATION}..{GENERATION_MAX}; "
-                "nothing was changed"
-            )
-    for weights in (pick, pick_newest):
-        maps.ranges(weights or {})
-
-
-def _generations(
-    disk: Mapping[str, str],
-    live: Mapping[str, str],
-    generation: Mapping[str, int],
-    newest: int | None,
-) -> dict[str, str]:
-    wanted = {**generation, **({} if newest is None else {NEWEST: newest})}
-    for farm, number in wanted.items():
-        present = max(_number(m.get(farm, "0"), farm) for m in (disk, live))
-        if number < present:
-            raise WebfarmError(
-                f"generation of {farm}: {number} is less than the present {present}; generations "
-                "never go down, "
-                "a rollback is a new generation. Nothing was changed"
-            )
-    result = {**disk, **{farm: str(number) for farm, number in wanted.items()}}
-    top = max(_number(number, farm) for farm, number in result.items())
-    if _number(result.get(NEWEST, "0"), NEWEST) < top:
-        raise WebfarmError(
-            f"newest: {result.get(NEWEST)} is less than generation {top} of a farm; sessions of "
-            "that farm would count "
-            f"as forged. Set newest={top} in the same call. Nothing was changed"
-        )
-    return result
 
 
 def _refuse_dead(balancer: Balancer, state: Mapping[str, str], before: Mapping[str, str]) -> None:
@@ -329,16 +257,6 @@ def _present(balancer: Balancer) -> list[str]:
     """The maps that this balancer's configuration uses."""
     listed = balancer.client.one("show map")
     return [n for n in FARM_MAPS + SITE_MAPS if f"({balancer.map_path(n)})" in listed]
-
-
-def _number(value: str, what: str) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise BalancerError(
-            f"generation of {what} is {ascii(value)[:40]} in the map, expected a number; "
-            "correct the map's file, then run haproxy_runtime.reconcile"
-        ) from None
 
 
 def _listed(seen: Mapping[str, str]) -> str:

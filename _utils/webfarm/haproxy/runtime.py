@@ -14,10 +14,9 @@ from typing import Any
 from webfarm import names
 from webfarm.errors import WebfarmError
 from webfarm.files import locked, write_atomic
-from webfarm.haproxy import maps, parse
+from webfarm.haproxy import checks, maps, parse
 from webfarm.haproxy.client import BalancerDown, BalancerError, Client
 
-WEIGHT_MAX = 256
 STATES = ("ready", "drain", "maint")
 OWN = "webfarm_"  # backends of this prefix are Webfarm's own, not farms or sites
 FARM_MAPS = ("farm_state", "farm_generation", "farm_release", "farm_pick", "farm_pick_newest")
@@ -160,14 +159,14 @@ class Balancer:
         """
         wanted: dict[tuple[str, str], int] = {}
         if not isinstance(weights, Mapping):
-            raise _shape("backend -> server -> weight", weights)
+            raise checks.not_a_mapping("backend -> server -> weight", weights)
         for backend, servers in weights.items():
             names.check(backend, "backend")
             if not isinstance(servers, Mapping):
-                raise _shape(f"server -> weight for {backend}", servers)
+                raise checks.not_a_mapping(f"server -> weight for {backend}", servers)
             for server, weight in servers.items():
                 names.check(server, "server")
-                wanted[backend, server] = check_weight(f"{backend}/{server}", weight)
+                wanted[backend, server] = checks.weight(f"{backend}/{server}", weight)
         with self.lock("set weights"):
             before = {(s.backend, s.server): s.uweight for s in self._states()}
             self._known(wanted, before)
@@ -179,8 +178,8 @@ class Balancer:
                 ]
             )
             after = {(s.backend, s.server): s.uweight for s in self.save_state()}
-            _verify("weight", wanted, after, self.settings.socket)
-            return _changes(wanted, before)
+            checks.verify("weight", wanted, after, self.settings.socket)
+            return checks.changes(wanted, before)
 
     def set_state(self, backend: str, server: str, state: str) -> dict[str, Any]:
         """Make a server ``ready``, ``drain`` (sticky sessions stay) or ``maint``; returns {"old",
@@ -201,8 +200,8 @@ class Balancer:
             if before[backend, server] != state:
                 self.tell([f"set server {backend}/{server} state {state}"])
             after = {(s.backend, s.server): s.admin for s in self.save_state()}
-            _verify("state", wanted, after, self.settings.socket)
-            return _changes(wanted, before).get(backend, {}).get(server, {})
+            checks.verify("state", wanted, after, self.settings.socket)
+            return checks.changes(wanted, before).get(backend, {}).get(server, {})
 
     def reload(self, run: Callable[[], None]) -> dict[str, Any]:
         """Reload HAProxy by ``run`` (``systemctl reload``, whose helper takes the lock) and say
@@ -339,55 +338,6 @@ class Balancer:
                 "was changed. "
                 "haproxy_runtime.servers lists what it has"
             )
-
-
-def check_weight(what: str, weight: object) -> int:
-    """``weight`` when it is a whole number of 1..256 (promise W1)."""
-    if isinstance(weight, bool) or not isinstance(weight, int):
-        raise WebfarmError(
-            f"weight of {what}: {ascii(weight)[:40]} is not a whole number; nothing was changed"
-        )
-    if weight == 0:
-        raise WebfarmError(
-            f"weight of {what}: 0 would drain it in a way that `ready` does not lift; "
-            "set its state to `drain` instead. Nothing was changed"
-        )
-    if not 1 <= weight <= WEIGHT_MAX:
-        raise WebfarmError(
-            f"weight of {what}: {weight} is not in 1..{WEIGHT_MAX}; nothing was changed"
-        )
-    return weight
-
-
-def _shape(expected: str, found: object) -> WebfarmError:
-    return WebfarmError(
-        f"expected a mapping {expected}, got {ascii(found)[:60]}; nothing was changed"
-    )
-
-
-def _verify(
-    what: str,
-    wanted: Mapping[tuple[str, str], object],
-    seen: Mapping[tuple[str, str], object],
-    where: str,
-) -> None:
-    for (backend, server), value in wanted.items():
-        if seen.get((backend, server)) != value:
-            raise BalancerError(
-                f"{where}: {what} of {backend}/{server}: expected {value}, HAProxy has "
-                f"{seen.get((backend, server))} after the change; does something else change it "
-                "too?"
-            )
-
-
-def _changes(
-    wanted: Mapping[tuple[str, str], Any], before: Mapping[tuple[str, str], Any]
-) -> dict[str, dict[str, dict[str, Any]]]:
-    changed: dict[str, dict[str, dict[str, Any]]] = {}
-    for (backend, server), new in wanted.items():
-        if before[backend, server] != new:
-            changed.setdefault(backend, {})[server] = {"old": before[backend, server], "new": new}
-    return changed
 
 
 def _essence(text: str) -> set[tuple[str, str, int, str]]:
