@@ -234,6 +234,25 @@ def test_only_an_answer_of_the_guard_stamps_the_cookie(cluster: World) -> None:
     assert "FARMID" in cluster.ask(balancer, "/?status=500+Error").cookies
 
 
+def test_an_address_in_a_header_gives_no_rights(cluster: World) -> None:
+    """Neither a sibling's nor anybody's, also not in the second request of a connection."""
+    balancer = cluster.add_site_balancer(start=False)
+    balancer.context["siblings"] = [f"{NET}.9.9"]
+    balancer.write_config()
+    balancer.start()
+    up(balancer)
+
+    async def twice() -> list[Reply]:
+        client = cluster.client(balancer)
+        claim = {"X-Forwarded-For": f"{NET}.9.9"}
+        replies = [await client.request("/", headers=claim) for _ in range(2)]
+        replies.append(await client.request("/.webfarm/farms", headers=claim))
+        client.close()
+        return replies
+
+    assert [reply.status for reply in cluster.run(twice())] == [200, 200, 404]
+
+
 def test_the_clients_address_comes_from_the_primary_and_from_nobody_else(cluster: World) -> None:
     balancer = cluster.add_site_balancer()
     up(balancer)
