@@ -1,7 +1,8 @@
 """The exceptions of Webfarm, under one base."""
 
+# a SaltException that Salt shows as `ERROR: message`; the base itself it shows as a traceback
 try:
-    from salt.exceptions import SaltException as _Base
+    from salt.exceptions import CommandExecutionError as _Base
 except ImportError:  # the library also runs where Salt is not installed
     _Base = Exception  # type: ignore[assignment,misc]
 
