@@ -21,6 +21,7 @@ from versions_world import (
     write,
 )
 from webfarm import manifest, transfer
+from webfarm.files import Locked
 from webfarm.manifest import BadTree
 from webfarm.store import Store
 from webfarm.transfer import NotInStore, TransferError
@@ -283,6 +284,15 @@ def test_an_install_killed_in_the_middle_is_no_version_and_goes_on_later(
     assert leftovers(php) == []
 
 
+def test_an_orphaned_rsync_keeps_others_from_its_partial(php: Versions, source: str) -> None:
+    killed = installer(php, source, "8.2.32", bwlimit=200)
+    wait_for(lambda: list(php.trees.glob(".partial-8.2.32/*")), 30, "the transfer runs")
+    killed.kill()
+    killed.wait(10)
+    with pytest.raises(Locked, match="still locked by another process"):
+        php.install("8.2.32", source, deadline=1)
+
+
 def test_leftovers_of_other_versions_are_cleaned(php: Versions, source: str) -> None:
     php_tree(php.trees / ".partial-8.2.31", "8.2.31")
     php_tree(php.trees / ".removed-8.2.30", "8.2.30")
@@ -316,7 +326,7 @@ def test_an_install_waits_for_another_no_longer_than_its_deadline(
 ) -> None:
     slow = installer(php, source, "8.2.32", bwlimit=300)
     wait_for(lambda: (php.trees / ".partial-8.2.32").exists(), 30, "the other install runs")
-    with pytest.raises(VersionError.__base__, match="still locked"):
+    with pytest.raises(Locked, match="still locked"):
         php.install("8.2.36", source, deadline=1)
     slow.kill()
     slow.wait(10)
