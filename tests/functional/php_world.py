@@ -202,6 +202,10 @@ class Site:
             salt={
                 "webfarm_topology.get": lambda: self.topology,
                 "webfarm_topology.node": lambda: node,
+                "file.is_link": lambda path: (home / path.removeprefix("/")).is_symlink(),
+                "file.file_exists": lambda path: (home / path.removeprefix("/")).is_file(),
+                "file.readlink": lambda path: os.readlink(home / path.removeprefix("/")),
+                "file.read": lambda path: (home / path.removeprefix("/")).read_text(),
             },
             pillar={"webfarm_secrets": {"database_password": PASSWORD}},
             **context,

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from php_world import (
@@ -196,3 +197,25 @@ def test_a_preproduction_servers_configuration_is_valid(site: Site) -> None:
         file.write_text(site.render(template, PREPRODUCTION, home))
         done = subprocess.run([*command, str(file)], capture_output=True, text=True)
         assert done.returncode == 0, (template, done.stderr)
+
+
+def test_a_highstate_never_renames_the_release_that_a_server_runs(
+    site: Site, tmp_path: Path
+) -> None:
+    template = "php/files/releases.php.jinja"
+    fresh = site.render(template, WS1, tmp_path)
+    assert fresh == (
+        "<?php\nreturn [\n"
+        f"    '{site.php}+2' => '2026.11.10',\n    '{site.php}+1' => '2026.11.9',\n];"
+    )
+    for kind, version in (("php", site.php), ("webapp", "1")):
+        folder = tmp_path / "srv/webfarm" / kind
+        folder.mkdir(parents=True)
+        (folder / "current").symlink_to(f"versions/{version}")
+    known = tmp_path / "etc/webfarm/releases.php"
+    known.parent.mkdir(parents=True)
+    known.write_text(fresh.replace("2026.11.9", "as-it-was"))
+    assert site.render(template, WS1, tmp_path) == (
+        "<?php\nreturn [\n"
+        f"    '{site.php}+2' => '2026.11.10',\n    '{site.php}+1' => 'as-it-was',\n];"
+    )
