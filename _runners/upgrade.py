@@ -142,7 +142,7 @@ def _run(ask, required=(), **given):
         for what, name in given.items():
             if name is not None or what in required:
                 names.check(name, what)
-        with _Interrupts(quiet) as interrupts:
+        with _Interrupts(quiet, cli) as interrupts:
             topology = _topology()
             client = salt.client.get_local_client(mopts=opts)
             context = commands.Context(
@@ -181,8 +181,9 @@ def _run(ask, required=(), **given):
 class _Interrupts:
     """Ctrl-C asks the rollout to stop after the current step; a second one changes nothing."""
 
-    def __init__(self, quiet):
+    def __init__(self, quiet, cli):
         self.quiet = quiet
+        self.cli = cli
         self.asked = False
         self.before = {}
 
@@ -198,7 +199,9 @@ class _Interrupts:
 
     def __exit__(self, *_):
         for number, handler in self.before.items():
-            signal.signal(number, handler)
+            # asked already: only the outcome is left to be shown, one more must not cut it off
+            ending = self.cli and self.asked
+            signal.signal(number, signal.SIG_IGN if ending else handler)
 
     def _handle(self, *_):
         self.asked = True
