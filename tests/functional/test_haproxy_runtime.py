@@ -142,7 +142,7 @@ def test_a_broken_configuration_does_not_replace_the_running_one(balancer: Hapro
     pid = balancer.balancer.info()["pid"]
     balancer.config.write_text(good + "nonsense\n")
     done = balancer.help("reload", check=False)
-    assert done.returncode != 0
+    assert done.returncode != 0 and "goes on with the configuration that it has" in done.stderr
     assert balancer.balancer.info()["pid"] == pid
     balancer.config.write_text(good)
     balancer.help("reload")
@@ -158,6 +158,18 @@ def test_a_reload_waits_for_a_change_and_a_change_for_a_reload(balancer: Haproxy
         pid = balancer.balancer.info()["pid"]
     thread.join(30)
     assert balancer.balancer.info()["pid"] != pid
+
+
+def test_a_start_waits_for_nobody(balancer: Haproxy) -> None:
+    disturb(balancer)
+    before = remembered(balancer)
+    balancer.kill()
+    with balancer.balancer.lock("a change that hangs"):
+        balancer.start()
+    assert remembered(balancer) == before
+    balancer.stop()
+    done = balancer.help("reload", check=False)
+    assert done.returncode != 0 and "nothing was done" in done.stderr
 
 
 def test_reload_says_what_came_of_it(balancer: Haproxy) -> None:
