@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -41,13 +42,15 @@ def rsync_daemon(home: Path, module_path: Path) -> Iterator[str]:
         "uid = root\ngid = root\n"
     )
     daemon = subprocess.Popen(
-        ["rsync", "--daemon", "--no-detach", f"--config={config}"], stdin=subprocess.DEVNULL
+        ["rsync", "--daemon", "--no-detach", f"--config={config}"],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         wait_for(lambda: listens(port), 10, "the rsync daemon answers")
         yield f"rsync://127.0.0.1:{port}/webfarm"
     finally:
-        daemon.terminate()
+        os.killpg(daemon.pid, signal.SIGTERM)  # and its children, who serve orphaned clients
         daemon.wait(10)
 
 
