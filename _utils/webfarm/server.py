@@ -15,7 +15,7 @@ from webfarm import ready, releasefile, transfer
 from webfarm.errors import WebfarmError
 from webfarm.store import KINDS, check_version
 from webfarm.switch import Switch
-from webfarm.versions import ROOT, Versions
+from webfarm.versions import ROOT, Reserve, Versions
 
 UNIT = "webfarm-php-fpm"
 CONFIG = "/etc/webfarm"
@@ -29,7 +29,8 @@ class WebServer:
 
     opts
         The minion's configuration; ``webfarm_root`` (default ``/srv/webfarm``) holds the trees,
-        ``webfarm_config`` (default ``/etc/webfarm``) the file ``releases.php``.
+        ``webfarm_config`` (default ``/etc/webfarm``) the file ``releases.php``;
+        ``webfarm_reserve`` is what installs leave free, ``{"percent": 5, "mib": 256}``.
     salt
         The execution modules: ``service.restart`` and ``webfarm_topology.node`` are used.
     pillar
@@ -41,7 +42,8 @@ class WebServer:
         self._pillar = pillar
         self.root = Path(opts.get("webfarm_root", ROOT))
         self.releases_php = Path(opts.get("webfarm_config", CONFIG)) / releasefile.NAME
-        self.versions = {kind: Versions(kind, self.root) for kind in KINDS}
+        reserve = _reserve(opts.get("webfarm_reserve", {}))
+        self.versions = {kind: Versions(kind, self.root, reserve) for kind in KINDS}
 
     def source(self, source: str | None) -> str:
         """``source``, or the store that the pillar names."""
@@ -136,6 +138,19 @@ class WebServer:
             raise WebfarmError(f"{UNIT} did not restart: {error}") from error
         if not done:
             raise WebfarmError(f"{UNIT} did not restart")
+
+
+def _reserve(given: Any) -> Reserve:
+    try:
+        percent, mib = given.get("percent", 5), given.get("mib", 256)
+        if 0 <= percent < 100 and mib >= 0 and not given.keys() - {"percent", "mib"}:
+            return Reserve(percent / 100, int(mib * 1024 * 1024))
+    except (AttributeError, TypeError):
+        pass
+    raise WebfarmError(
+        f"webfarm_reserve in the minion's configuration is {given!a:.80}, expected"
+        " {percent: 0..99, mib: 0 or more}"
+    )
 
 
 def _journal(since: int) -> str:

@@ -20,7 +20,7 @@ from webfarm.releasefile import NameInUse
 from webfarm.server import WebServer
 from webfarm.store import Store
 from webfarm.switch import SwitchError
-from webfarm.versions import Damaged, Links, VersionError
+from webfarm.versions import Damaged, Links, Reserve, VersionError
 
 REPO = Path(__file__).parents[2]
 OLD = ("2026.11.1", "8.2.32", "1")
@@ -411,3 +411,15 @@ def test_initialising_restarts_nothing_and_changes_nothing_later(
 def test_without_a_store_in_the_pillar_the_remedy_is_said(release: Module) -> None:
     with pytest.raises(WebfarmError, match="no webfarm:store:address"):
         release.stage(*OLD)
+
+
+def test_the_reserve_is_the_minions_setting(node: WebNode) -> None:
+    def reserve(given: object) -> Reserve:
+        opts = {"webfarm_root": str(node.root), "webfarm_reserve": given}
+        return WebServer(opts, {}, {}).versions["php"].reserve
+
+    assert reserve({}) == Reserve(0.05, 256 * 1024 * 1024)
+    assert reserve({"percent": 10, "mib": 1}) == Reserve(0.1, 1024 * 1024)
+    for bad in (7, None, {"percent": 100}, {"mib": -1}, {"mb": 1}, {"percent": "5"}):
+        with pytest.raises(WebfarmError, match="webfarm_reserve"):
+            reserve(bad)
