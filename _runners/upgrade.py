@@ -25,6 +25,7 @@ import salt.client
 import salt.key
 import salt.pillar
 import salt.utils.minions
+from salt.exceptions import SaltException
 from webfarm import names, store
 from webfarm import topology as topology_
 from webfarm.errors import BadName, WebfarmError
@@ -35,6 +36,7 @@ from webfarm.rollout.salt_cluster import SaltCluster
 log = logging.getLogger(__name__)
 
 __virtualname__ = "upgrade"
+__func_alias__ = {"all_": "all"}
 
 
 def __virtual__():
@@ -96,6 +98,43 @@ def farm(site, farm, release=None, reset_sessions=False):
         farm=farm,
         release=release,
     )
+
+
+def site(site, release=None, reset_sessions=False):
+    """
+    Take a site to a release, farm by farm in the pillar's order; the first farm that fails ends it.
+
+    site, release, reset_sessions
+        As in :py:func:`farm`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run upgrade.site site1
+    """
+    return _run(
+        lambda context: context.farms(site, release, reset_sessions),
+        required=("site",),
+        site=site,
+        release=release,
+    )
+
+
+def all_(release=None, reset_sessions=False):
+    """
+    Take every site to a release, one after the other, farm by farm in the pillar's order.
+
+    release, reset_sessions
+        As in :py:func:`farm`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run upgrade.all
+    """
+    return _run(lambda context: context.farms(None, release, reset_sessions), release=release)
 
 
 def status(site=None):
@@ -160,7 +199,7 @@ def _run(ask, required=(), **given):
         if not cli:  # called from a program: it must not go on with such a name
             raise
         data = {"result": False, "message": str(error)}
-    except WebfarmError as error:
+    except SaltException as error:  # WebfarmError is one, and so is a master that does not answer
         data = {"result": False, "message": str(error)}
     except TypeError:  # salt-run would print "Passed invalid arguments" and exit with 0
         log.exception("upgrade failed")

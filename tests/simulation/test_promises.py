@@ -117,6 +117,7 @@ def test_one_failing_server_is_quarantined_and_named() -> None:
 
 def test_requests_that_do_not_end_put_the_farm_back() -> None:
     world = World(3, pillar_of(EXAMPLE, 2, quiesce_seconds=5))
+    world.blink = 0
     drive = Drive(world)
     world.sleep(3)
     for balancer in world.balancers.values():

@@ -88,6 +88,23 @@ def test_the_second_run_finds_nothing_to_do(shop: Shop) -> None:
     json.dumps([first, second])
 
 
+def test_a_whole_site_goes_farm_by_farm(shop: Shop) -> None:
+    data = shop.context.farms("site1")
+    assert data["result"]
+    assert [outcome["farm"] for outcome in data["outcomes"]] == ["farm1", "farm2"]
+    assert {web.release for web in shop.world.web.values()} == {"2026.11.2"}
+    assert shop.world.excused == 0
+    assert set(brief(data)["outcomes"]) == {"site1 farm1", "site1 farm2"}
+
+
+def test_the_first_farm_that_fails_ends_the_site(shop: Shop) -> None:
+    for web in shop.world.members("farm1"):
+        web.bad.add("2026.11.2")
+    data = shop.context.farms("site1")
+    assert not data["result"]
+    assert data["not_begun"] == ["site1 farm2"]
+
+
 def test_s5_a_site_that_is_held_is_refused_and_the_holder_named(shop: Shop) -> None:
     path = Path(shop.context.journal_path)
     Lease(connect(path), "site1", "alice").take("farm1 to 2026.11.2", shop.world.time())

@@ -86,6 +86,22 @@ class Context:
             )
             return engine.run(goal).plain()
 
+    def farms(
+        self, site: str | None = None, release: str | None = None, reset_sessions: bool = False
+    ) -> dict[str, Any]:
+        """Take the farms of a site, or of all, to a release; stops at the first that fails."""
+        goals = [self.goal(s, f, release, reset_sessions) for s, f in self.scope(site, None)]
+        outcomes: list[dict[str, Any]] = []
+        for goal in goals:
+            if self.stopping():
+                break
+            outcomes.append(self.farm(goal.site, goal.farm, goal.release, reset_sessions))
+            if not outcomes[-1]["result"]:
+                break
+        ok = len(outcomes) == len(goals) and all(o["result"] for o in outcomes)
+        left = [f"{g.site} {g.farm}" for g in goals[len(outcomes) :]]
+        return {"result": ok, "outcomes": outcomes, **({"not_begun": left} if left else {})}
+
     def status(self, site: str | None = None) -> dict[str, Any]:
         """The farms now, the leases, and the rollouts that have not ended."""
         sites = [names.check(site, "site")] if site is not None else list(self.topology.sites)

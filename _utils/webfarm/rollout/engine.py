@@ -204,6 +204,8 @@ class Engine:
                 f"{world.memory.retreat}. On the way back to {world.goal.release}: {reason}. "
                 f"{world.goal.farm} stays as it is, out of service",
             )
+        if world.memory.before is None:
+            world.memory = replace(world.memory, before=before(now))
         why_not = self._no_way_back() if retreat else "its sessions' cache cannot be trusted"
         if why_not:
             return self._outcome(

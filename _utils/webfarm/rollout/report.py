@@ -62,7 +62,7 @@ class Screen(Watcher):
 
     def __init__(self, stream: TextIO) -> None:
         self.console = Console(file=stream)
-        self.live = Live(console=self.console, refresh_per_second=8, transient=False)
+        self.live = Live(console=self.console)
         self.title = ""
         self.rows: list[tuple[Step, Done, float]] = []
         self.current: tuple[Step, float, float] | None = None
@@ -103,8 +103,9 @@ class Screen(Watcher):
     def rollout_started(self, goal: Goal, rollout: int, resumed: bool) -> None:
         again = ", taken up again" if resumed else ""
         self.title = f"{goal.site} {goal.farm} to {goal.release} (rollout {rollout}{again})"
+        self.rows, self.current, self.end = [], None, None
+        self.live = Live(self, console=self.console, refresh_per_second=8)
         self.live.start()
-        self.live.update(self)
 
     def step_started(self, step: Step, capacity: float) -> None:
         self.current = (step, time.monotonic(), capacity)
@@ -177,6 +178,12 @@ def brief(data: Mapping[str, Any]) -> dict[str, Any]:
             for farm in data["farms"]
         }
         return {"result": data["result"], "changed": "nothing, this is a plan", "farms": ends}
+    if "outcomes" in data:
+        short = {
+            f"{one['site']} {one['farm']}": {k: v for k, v in brief(one).items() if k != "result"}
+            for one in data["outcomes"]
+        }
+        return {**data, "outcomes": short}
     if "rollouts" in data:
         return {"rollouts": [_history_line(rollout) for rollout in data["rollouts"]]}
     if "rollout" in data and "cluster" in data:

@@ -192,16 +192,12 @@ class Situation:
         )
 
     def shares(self, farms: Iterable[str]) -> dict[str, int]:
-        """Each farm's weight in a pick map: its servers that are UP for at least one balancer.
+        """Each farm's weight in a pick map: the sum of its servers' weights, UP or not.
 
-        A farm with none UP keeps the weight that the pillar gives it: the balancer passes it over
-        by itself, and a flapping check must not empty the map.
+        What is UP changes by itself, the map only when a rollout writes it: a share that followed a
+        moment's health would stay when the health is back.
         """
-        return {
-            farm: max(self._weight_up(view, farm) for view in self.balancers.values())
-            or self.site.farms[farm].weight
-            for farm in farms
-        }
+        return {farm: self.site.farms[farm].weight for farm in farms}
 
     # -- generations ------------------------------------------------------------------------------
 
