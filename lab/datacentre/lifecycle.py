@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from . import cgroup, credentials, image, machine, network, php, source, topology
@@ -18,6 +19,10 @@ from .terminal import LabError, phase, run, say
 from .topology import Node, Topology
 
 WAVE = 4
+HOST_LIMITS = {
+    Path("/proc/sys/fs/inotify/max_user_instances"): 8192,
+    Path("/proc/sys/fs/inotify/max_user_watches"): 524288,
+}
 MEMORY_FOR_TMPFS_GB = 12
 
 
@@ -80,6 +85,7 @@ def up(size: str) -> None:
 def _again(plan: Topology) -> None:
     off = [node.name for node in plan.nodes if machine.init(node.name) is None]
     if off:
+        _raise_limits()
         with phase(f"the lab is there; starting {', '.join(off)}"):
             for begin in range(0, len(off), WAVE):
                 machine.boot_wave(off[begin : begin + WAVE])
@@ -93,6 +99,7 @@ def _build(size: str) -> None:
     base = image.build()
     trees = php.build()
     with phase(f"{len(plan.nodes)} disks and {len(plan.subnets)} networks"):
+        _raise_limits()
         _make_state()
         _remember(size=size, ready=False, begun=time.time(), image=str(base))
         _remember(pillar=dict(plan.pillar), php=list(trees))
@@ -146,6 +153,13 @@ def highstate(plan: Topology) -> int:
                 salt.release(facts["php"], list(source.webapps()))
     _remember(ready=True)
     return changed
+
+
+def _raise_limits() -> None:
+    """Give the host's kernel room for so many machines: without it some of them hang as they boot."""
+    for path, least in HOST_LIMITS.items():
+        if int(path.read_text()) < least:
+            path.write_text(f"{least}\n")
 
 
 def _make_state() -> None:
