@@ -43,6 +43,7 @@ class Web:
     cache: dict[int, int] = field(default_factory=dict)
     cache_alive: bool = True
     died: float = -1e9
+    back: float = -1e9
 
     def counts(self, now: float) -> bool:
         """It is up, or died so lately that no rollout could have known."""
@@ -163,7 +164,8 @@ class World:
         self.requests += 1
         again = self.random.uniform(0.05, 1.5)
         if farm is None:
-            if all(web.alive for web in self.web.values()):
+            healthy = [web.alive and self.now - web.back > 1 for web in self.web.values()]
+            if all(healthy):
                 raise Broken(
                     f"S2: session {session.number} (floor {session.generation}) got 503 at "
                     f"{balancer.name}: {balancer.state} {balancer.generation} {balancer.newest}"
@@ -501,6 +503,7 @@ class World:
         self.log(f"{name} comes back")
         web = self.web[name]
         web.alive = web.cache_alive = True
+        web.back = self.now
         self.checks()
 
     def drop_caches(self) -> None:

@@ -69,6 +69,7 @@ class Engine:
         self.rollout, known, resumed = self.journal.begin(goal, self.lease.holder, start)
         self.watcher.rollout_started(goal, self.rollout, resumed)
         self.asked = goal
+        self.resumed = resumed
         self.done: list[Done] = []
         self.world = World(goal, self.site, self.cluster, self.clock, Memory(before=known))
         self.world.observe()
@@ -193,7 +194,7 @@ class Engine:
         now = world.situation
         if now.blind:
             return self._outcome(
-                "failed" if self.done else "refused",
+                "failed" if self.done or self.resumed else "refused",
                 f"{reason}. Nothing is changed while a balancer may not have followed",
             )
         if now.states == {"open"} and not (now.fenced and self.done):
@@ -265,10 +266,12 @@ def describe(now: Situation) -> str:
     }
     same = set(per.values())
     shown = same.pop() if len(same) == 1 else listed([f"{n}: {text}" for n, text in per.items()])
-    up = sum(now.up(name) for name in now.farm.servers)
+    count = len(now.farm.servers)
+    down = [name for name in now.farm.servers if not now.up(name)]
+    missing = f" (not UP: {listed(down)})" if down else ""
     return (
-        f"{now.goal.farm} of {now.goal.site} is {shown}; {up} of {len(now.farm.servers)} servers "
-        f"UP; {int(now.capacity() * 100)} % of the site's capacity in service"
+        f"{now.goal.farm} of {now.goal.site} is {shown}; {count - len(down)} of {count} servers "
+        f"UP{missing}; {int(now.capacity() * 100)} % of the site's capacity in service"
     )
 
 

@@ -82,7 +82,7 @@ def _in_service(now: Situation) -> Next:
         )
     stragglers = _stragglers(now)
     if not stragglers:
-        return InService(now.left_out)
+        return InService(now.out_of_service)
     return _stage(now, stragglers) or _switch(now, stragglers, "rejoin")
 
 
@@ -399,15 +399,7 @@ def lacking(step: Step, goal: Goal, site: Site, seen: Seen, memory: Memory) -> d
             and not now.up(name)
             and not now.withheld(name)
         ):
-            out[name] = "is not UP on " + listed(
-                [
-                    f"{lb} ({at.servers[name].status} {at.servers[name].check})"
-                    if name in at.servers
-                    else f"{lb} (unknown there)"
-                    for lb, at in now.at.items()
-                    if name not in at.servers or not at.servers[name].up
-                ]
-            )
+            out[name] = f"is not UP on {listed(now.not_up_on(name))}"
     return out
 
 

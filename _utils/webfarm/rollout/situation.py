@@ -113,6 +113,32 @@ class Situation:
                 out[name] = f"does not answer: {view.why}"
         return out
 
+    @property
+    def out_of_service(self) -> dict[str, str]:
+        """Servers that get no requests from some balancer, or should not, and why."""
+        out = dict(self.left_out)
+        for name in self.members:
+            view = self.server(name)
+            if not view.runs(self.goal.release):
+                out[name] = f"shows {view.release or 'no release'}" + (
+                    "" if view.ready else f", not ready: {view.why}"
+                )
+            elif self.withheld(name):
+                out[name] = "is held out of service by an operator"
+            elif not self.up(name):
+                out[name] = f"is not UP on {listed(self.not_up_on(name))}"
+        return out
+
+    def not_up_on(self, name: str) -> list[str]:
+        """The balancers that do not find the farm's server UP, and what they find."""
+        return [
+            f"{balancer} ({farm.servers[name].status} {farm.servers[name].check})"
+            if name in farm.servers
+            else f"{balancer} (unknown there)"
+            for balancer, farm in self.at.items()
+            if name not in farm.servers or not farm.servers[name].up
+        ]
+
     @cached_property
     def members(self) -> list[str]:
         """The servers that take part."""
