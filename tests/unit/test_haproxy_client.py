@@ -189,7 +189,7 @@ def test_hostile_names_are_refused_before_anything_is_sent_or_written(
     call: str, hostile_name: Any, listen: Callable[..., Listener], tmp_path: Path
 ) -> None:
     if isinstance(hostile_name, list) or (hostile_name is None and call in ("servers",)):
-        pytest.skip("not a key; or means all")
+        hostile_name = "a;b"  # a list is no key, and None means all servers
     listener = listen(empty_replies)
     folder = tmp_path / "state"
     balancer = Balancer(

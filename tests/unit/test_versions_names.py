@@ -118,7 +118,7 @@ def test_every_function_refuses_it_before_anything_is_touched(
     untouched: Path, hostile_name: object, folder: str, name: str, function: str, parameter: str
 ) -> None:
     if parameter == "release" and function == "status" and hostile_name is None:
-        pytest.skip("None means: whichever release runs")
+        hostile_name = "a;b"  # None is no name there: it means whichever release runs
     call = getattr(load(folder, name, untouched), function)
     takes = inspect.signature(call).parameters
     arguments = {
@@ -159,7 +159,7 @@ def test_the_library_refuses_it_too(
     untouched: Path, hostile_name: object, call: Callable[[Path, Any], Any]
 ) -> None:
     if hostile_name in (7, ["farm1"]) and call is dict(LIBRARY)["flush host"]:
-        pytest.skip("as text it is a name")
+        hostile_name = "a;b"  # as text, those are names
     with pytest.raises(WebfarmError):
         call(untouched, hostile_name)
     assert list(untouched.rglob("*")) == []
