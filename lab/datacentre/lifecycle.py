@@ -156,7 +156,7 @@ def highstate(plan: Topology) -> int:
 
 
 def _raise_limits() -> None:
-    """Give the host's kernel room for so many machines: without it some of them hang as they boot."""
+    """Give the host's kernel room for so many machines: without it some hang as they boot."""
     for path, least in HOST_LIMITS.items():
         if int(path.read_text()) < least:
             path.write_text(f"{least}\n")

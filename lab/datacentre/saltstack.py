@@ -67,7 +67,7 @@ class Salt:
         self.master = topology.of_role("master")[0].name
         self.minions = tuple(node.name for node in topology.nodes if node.minion)
 
-    def command(self, *words: str, check: bool = True, timeout: float = 300) -> str:
+    def command(self, *words: str, check: bool = True, timeout: float = 900) -> str:
         return machine.execute(self.master, words, check=check, timeout=timeout).stdout
 
     def run(self, function: str, *arguments: str) -> Any:
@@ -86,7 +86,7 @@ class Salt:
             *("salt", "--out=json", "--static", "--log-level=error", f"--timeout={timeout}"),
             *("-L", ",".join(targets), function, *arguments),
             check=False,
-            timeout=timeout * 4 + 60,
+            timeout=timeout * 4 + 600,
         )
         try:
             answers: dict[str, Any] = json.loads(text or "{}")
