@@ -214,6 +214,7 @@ class Engine:
             )
         old = self.goal_for(world.memory.before.release if world.memory.before else "")
         assert old is not None
+        self.watcher.turned_back(old.release, reason)
         world.goal = old
         world.memory = Memory(before=world.memory.before, retreat=reason)
         world.observe()

@@ -52,6 +52,9 @@ class Lines(Watcher):
             f"{done.evidence.get('error') or step.why}{_failed(done)}"
         )
 
+    def turned_back(self, release: str, reason: str) -> None:
+        self._say(f"going back to {release}: nothing that was begun is in service yet")
+
     def rollout_finished(self, outcome: Outcome) -> None:
         self._say(f"{outcome.state}: {outcome.message}")
         self._say(outcome.cluster)
@@ -120,6 +123,9 @@ class Screen(Watcher):
         capacity = self.current[2] if self.current else 0.0
         self.rows.append((step, done, capacity))
         self.current = None
+
+    def turned_back(self, release: str, reason: str) -> None:
+        self.title += f", going back to {release}"
 
     def rollout_finished(self, outcome: Outcome) -> None:
         self.end = outcome

@@ -4,6 +4,7 @@ A minion that does not answer in time is a :class:`Reply` like any other. Salt's
 used: it waits for minions that are down far beyond its timeout, and it prints.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,9 @@ from webfarm.topology import Topology
 PUBLISH_SECONDS = 15
 GRACE_SECONDS = 5.0  # for a minion that was silent the last time
 PROBE_SECONDS = 10.0  # how often a long job's minions are asked whether it still runs
+
+
+_CLASS = re.compile(r"^webfarm(\.\w+)+: ")
 
 
 class SaltCluster:
@@ -176,6 +180,6 @@ def _reply(function: str, data: Mapping[str, Any]) -> Reply:
         text = value if isinstance(value, str) else f"{function} failed: {value!r:.300}"
         text = text.removeprefix("ERROR: ").strip()
         if "Traceback" in text:  # the last line says what happened
-            text = text.splitlines()[-1]
+            text = _CLASS.sub("", text.splitlines()[-1])
         return Reply(False, value, text[:1000])
     return Reply(True, value)

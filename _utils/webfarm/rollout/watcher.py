@@ -90,6 +90,9 @@ class Watcher:
     def step_finished(self, step: Step, done: Done) -> None:
         """The step is settled in the journal."""
 
+    def turned_back(self, release: str, reason: str) -> None:
+        """The farm goes back to the release that it had, because of ``reason``."""
+
     def rollout_finished(self, outcome: Outcome) -> None:
         """The rollout has ended."""
 
