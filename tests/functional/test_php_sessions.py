@@ -311,6 +311,15 @@ def test_a_session_without_data_keeps_its_id(site: Site) -> None:
     assert client.ask(path="/pages/read.php").json["session"] == first
 
 
+def test_a_page_may_close_and_reopen_its_session(site: Site) -> None:
+    client = Client(site)
+    for expected in (2, 4):
+        answer = client.ask(path="/pages/reopen.php")
+        assert (answer.status, answer.json["count"]) == (200, expected)
+        assert answer.json["session"] == client.cookies["PHPSESSID"]
+    assert client.count() == 5
+
+
 def test_what_a_page_aborts_is_not_stored(site: Site) -> None:
     client = Client(site)
     client.count()

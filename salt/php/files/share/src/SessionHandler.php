@@ -35,7 +35,7 @@ final class SessionHandler implements
     private bool $takenOut = false;
     private bool $lockedInCache = false;
     private bool $lockedInDatabase = false;
-    /** @var array<string, true> ids made here, that nobody else can know */
+    /** @var array<string, true> ids made here, that nobody else can know, and not stored yet */
     private array $fresh = [];
     private bool $refused = false;
 
@@ -218,6 +218,7 @@ final class SessionHandler implements
         if (!$stored) {
             $this->refuse('the session was changed by another request at the same time');
         }
+        unset($this->fresh[$this->id]);
         $this->record = $new;
         $this->takenOut = true;
     }
