@@ -179,7 +179,9 @@ def _reply(function: str, data: Mapping[str, Any]) -> Reply:
     if data.get("success") is False or data.get("retcode", 0) != 0:
         text = value if isinstance(value, str) else f"{function} failed: {value!r:.300}"
         text = text.removeprefix("ERROR: ").strip()
-        if "Traceback" in text:  # the last line says what happened
-            text = _CLASS.sub("", text.splitlines()[-1])
+        if "Traceback" in text:  # what happened stands below the last indented line
+            lines = text.splitlines()
+            frames = [n for n, line in enumerate(lines) if line.startswith("  ")]
+            text = _CLASS.sub("", "\n".join(lines[max(frames, default=0) + 1 :]) or lines[-1])
         return Reply(False, value, text[:1000])
     return Reply(True, value)
