@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,8 @@ PILLAR = "/srv/webfarm/pillar/releases.sls"
 INCOMING = "/srv/webfarm/incoming/webapp"
 PATIENCE = 90.0
 CONFIG = "/etc/haproxy/haproxy.cfg"
+MAPS = "/var/lib/webfarm/maps"
+SOCKET = "/run/haproxy/admin.sock"
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
@@ -58,18 +61,17 @@ class Shop:
 
     def release(self, farm: str) -> str:
         """What the balancers let serve."""
-        found = {view["farms"][farm]["release"] for view in self.views().values()}
-        assert len(found) == 1, f"the balancers disagree on {farm}: {found}"
-        return str(found.pop())
+        return self.releases()[farm]
 
     def newest(self) -> str:
         """The newest release of the site's farms."""
-        return max((self.release(farm) for farm in self.farms), key=order_key)
+        return max(self.releases().values(), key=order_key)
 
     def following(self) -> str:
         """A release after the newest: the other PHP and a webapp of its own; made when missing."""
         releases: dict[str, dict[str, str]] = self._pillar["releases"]
-        later = [name for name in releases if order_key(name) > order_key(self.newest())]
+        newest = order_key(self.newest())
+        later = [name for name in releases if order_key(name) > newest]
         if later:
             return min(later, key=order_key)
         number = len(releases) + 1
@@ -96,7 +98,7 @@ class Shop:
         """`salt-run upgrade.farm`; its data."""
         done = self.lab.exec(
             *("master", "salt-run", "--out=json", "--log-level=error"),
-            *("upgrade.farm", self.site, farm, f"release='\"{release}\"'"),
+            *("upgrade.farm", self.site, farm, f"release={release}"),
             check=False,
             timeout=300,
         )
@@ -105,38 +107,90 @@ class Shop:
         return data | {"exit": done.returncode}
 
     def level(self) -> str:
-        """Bring all farms to the newest release, open; returns it."""
-        self.healthy()
+        """Bring all farms to the newest release, open, whatever was left behind; returns it."""
         newest = self.newest()
-        for farm in self.farms:
-            if self.release(farm) != newest or self.state(farm) != {"open"}:
+        # the one that is ahead first: while it is not whole, the site cannot do without another
+        for farm, release in sorted(self.releases().items(), key=lambda at: at[1] != newest):
+            if release != newest or self.state(farm) != {"open"} or not self.up(farm):
+                self.connected()
                 self.upgrade(farm, newest)
         self.healthy()
         return newest
 
-    def level_or_ahead(self, farm: str) -> tuple[str, str]:
+    def spare(self, farm: str) -> None:
+        """Make ``farm`` one that may leave service: the others can answer all of its sessions."""
+        releases = self.releases()
+        lowest = min(order_key(release) for release in releases.values())
+        if order_key(releases[farm]) > lowest or not self.up(*self.farms):
+            self.level()
+
+    def ahead(self, farm: str) -> tuple[str, str]:
         """Make ``farm`` the one ahead of the others; returns the old release and the new."""
-        others = {self.release(other) for other in self.farms if other != farm}
-        if {self.release(farm)} == others or self.release(farm) != self.newest():
+        self.healthy()
+        newest, releases = self.newest(), self.releases()
+        others = {release for other, release in releases.items() if other != farm}
+        if newest in others:
             self.level()
             self.upgrade(farm, self.following())
         self.healthy()
-        [old] = {self.release(other) for other in self.farms if other != farm}
+        [old] = {release for other, release in self.releases().items() if other != farm}
         return old, self.release(farm)
 
     # -- balancers
 
+    def view(self, balancer: str) -> dict[str, Any]:
+        """What one balancer holds, asked at its own socket: maps, and servers by farm and id."""
+        names = ("farm_state", "farm_generation", "farm_release", "farm_pick", "farm_pick_newest")
+        commands = ["show stat", *(f"show map {MAPS}/{name}.map" for name in names)]
+        ask = f"echo '{';'.join(commands)}' | socat -t5 - {SOCKET}"
+        stat, *maps = self.lab.sh(balancer, ask, check=False).split("\n\n")[: len(commands)]
+        held = [dict(line.split()[1:3] for line in text.splitlines() if line) for text in maps]
+        view: dict[str, Any] = dict(zip(names, held, strict=False))
+        view["servers"] = {
+            (row["# pxname"], row["svname"]): (row["status"], int(row["uweight"] or 0))
+            for row in csv.DictReader(stat.splitlines())
+            if row["type"] == "2"
+        }
+        return view
+
     def views(self) -> dict[str, Any]:
-        """``haproxy_runtime.farms`` of every balancer of the site."""
-        views = self.lab.salt(self.balancers, "haproxy_runtime.farms")
-        assert set(views) == set(self.balancers) and all(
-            isinstance(view, dict) for view in views.values()
-        ), f"not every balancer answers: {views}"
-        return views
+        """Every balancer's view."""
+        return {balancer: self.view(balancer) for balancer in self.balancers}
+
+    def releases(self) -> dict[str, str]:
+        """Farm to the release that the balancers let serve; they must agree."""
+        found = [view["farm_release"] for view in self.views().values()]
+        assert all(one == found[0] for one in found), f"the balancers disagree: {found}"
+        return dict(found[0])
 
     def state(self, farm: str) -> set[str]:
         """The farm's state; one element when the balancers agree."""
-        return {view["farms"][farm]["state"] for view in self.views().values()}
+        return {view["farm_state"][farm] for view in self.views().values()}
+
+    def generation(self) -> int:
+        """The site's newest generation."""
+        return max(int(view["farm_generation"]["newest"]) for view in self.views().values())
+
+    def up(self, *farms: str) -> bool:
+        """Every server of these farms is UP on every balancer, the farms are open."""
+        return all(
+            view["servers"].get((farm, server), ("",))[0] == "UP"
+            for view in self.views().values()
+            for farm in farms
+            for server in self.farms[farm]
+        )
+
+    def connected(self) -> None:
+        """Wait until every minion of the site answers."""
+        minions = [*self.balancers, *(server for farm in self.farms.values() for server in farm)]
+        until(
+            lambda: self.lab.salt(minions, "test.ping") == dict.fromkeys(minions, True),
+            f"{', '.join(minions)} answer",
+        )
+
+    def healthy(self) -> None:
+        """Wait until every server of the site is in service."""
+        until(lambda: self.up(*self.farms), "every server is UP")
 
     def set_farms(self, balancers: Sequence[str] | None = None, **maps: object) -> None:
         """Drive the balancers' maps by hand, as no rollout would."""
@@ -158,18 +212,6 @@ class Shop:
             done = self.lab.salt(servers, function, *words)
             wrong = {n: done.get(n) for n in servers if not isinstance(done.get(n), dict)}
             assert not wrong, f"{function} failed: {wrong}"
-
-    def up(self, farm: str) -> bool:
-        """Every server of the farm is UP on every balancer."""
-        return all(
-            server["status"].startswith("UP")
-            for view in self.views().values()
-            for server in view["farms"][farm]["servers"].values()
-        )
-
-    def healthy(self) -> None:
-        """Wait until every server of the site is in service."""
-        until(lambda: all(self.up(farm) for farm in self.farms), "every server is UP")
 
     # -- traffic
 

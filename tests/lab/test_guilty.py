@@ -52,7 +52,7 @@ def test_without_flush_moved_mark_and_version_check_sessions_go_back_in_time(sho
 def test_servers_switched_under_traffic_lose_requests(shop: Shop) -> None:
     """No drain, no close, no wait: S2. Afterwards farm2 is on the next release."""
     release = shop.following()
-    generation = 1 + max(view["newest"] for view in shop.views().values())
+    generation = 1 + shop.generation()
     with shop.traffic("--slow=0.1"):
         shop.set_farms(release={"farm2": release})
         shop.switch(shop.farms["farm2"], release)
@@ -73,7 +73,7 @@ def test_servers_switched_under_traffic_lose_requests(shop: Shop) -> None:
 
 def test_without_the_fence_a_server_of_the_old_release_answers(shop: Shop) -> None:
     """S1: neither the balancers' check nor the server's guard asks for the release."""
-    old, new = shop.level_or_ahead("farm2")
+    old, new = shop.ahead("farm2")
     laggard = shop.farms["farm2"][1:]
     try:
         with (
@@ -93,7 +93,7 @@ def test_without_the_fence_a_server_of_the_old_release_answers(shop: Shop) -> No
 
 def test_without_the_floor_sessions_fall_to_the_old_farm(shop: Shop) -> None:
     """S1: the upgraded farm closes, and nothing holds its sessions from the one that is not."""
-    old, _ = shop.level_or_ahead("farm2")
+    old, _ = shop.ahead("farm2")
     try:
         with (
             shop.altered(

@@ -47,28 +47,22 @@ def dead(shop: Shop, *nodes: str) -> Iterator[None]:
 
 
 def test_a_plan_shows_steps_targets_and_capacity_and_changes_nothing(shop: Shop) -> None:
-    shop.level()
+    shop.spare("farm2")
     release = shop.following()
     before = shop.views()
-    plan = shop.lab.run("upgrade.plan", shop.site, "farm2", f"release='\"{release}\"'")
+    plan = shop.lab.run("upgrade.plan", shop.site, "farm2", f"release={release}")
     [farm] = plan["farms"]
     names = [step["step"].split()[1] for step in farm["steps"]]
     order = ["drain", "close", "quiesce", "fence", "switch", "flush", "verify", "ready", "open"]
     assert [name for name in names if name in order] == order
     assert all(step["targets"] and step["capacity"].endswith("%") for step in farm["steps"])
     assert farm["lowest_capacity"] == "50 %"
-    after = shop.views()
-    for view in (*before.values(), *after.values()):
-        for key in ("farms", "pid"):
-            view.pop(key) if key == "pid" else [f.pop("in_flight") for f in view[key].values()]
-    assert [v["pick"] for v in before.values()] == [v["pick"] for v in after.values()]
-    assert [v["newest"] for v in before.values()] == [v["newest"] for v in after.values()]
-    assert {shop.release(farm) for farm in shop.farms} != {release}
+    assert shop.views() == before
 
 
 def test_an_upgrade_under_mixed_traffic_loses_nothing(shop: Shop) -> None:
     """S1, S2, S3; and the servers of a farm share their sticky requests."""
-    shop.level()
+    shop.spare("farm2")
     release = shop.following()
     with shop.traffic(rate=100, sessions=250):
         shop.answers(1500)
@@ -85,17 +79,17 @@ def test_an_upgrade_under_mixed_traffic_loses_nothing(shop: Shop) -> None:
     assert set(farm2["releases"]) == {shop.release("farm1"), release}
     php, webapp = shop.pair(release)
     assert {(a.php, a.webapp) for a in shop.log() if a.release == release} == {(php, webapp)}
-    for name in (f"{shop.site}/farm1", f"{shop.site}/farm2"):
-        assert data["farms"][name]["sticky_evenness"] < 1.1, told(data)
+    shared = [farm for farm in data["farms"].values() if sum(farm["sticky"].values()) > 2000]
+    assert shared and all(farm["sticky_evenness"] < 1.1 for farm in shared), told(data)
 
 
 def test_the_same_upgrade_again_has_nothing_to_do(shop: Shop) -> None:
-    shop.level_or_ahead("farm2")
+    shop.ahead("farm2")
     before = time.monotonic()
     done = shop.upgrade("farm2", shop.release("farm2"))
     assert done["exit"] == 0
     assert time.monotonic() - before < 30
-    plan = shop.lab.run("upgrade.plan", shop.site, "farm2", f"release='\"{shop.newest()}\"'")
+    plan = shop.lab.run("upgrade.plan", shop.site, "farm2", f"release={shop.newest()}")
     assert plan["farms"][0]["steps"] == []
 
 
@@ -103,7 +97,7 @@ def test_the_same_upgrade_again_has_nothing_to_do(shop: Shop) -> None:
 
 
 def test_s1_strict_no_older_farm_answers_for_an_upgraded_one_that_died(shop: Shop) -> None:
-    shop.level_or_ahead("farm2")
+    shop.ahead("farm2")
     with shop.traffic():
         with shop.phase("dead"), dead(shop, *shop.farms["farm2"]):
             shop.answers(700)
@@ -118,7 +112,7 @@ def test_s1_strict_no_older_farm_answers_for_an_upgraded_one_that_died(shop: Sho
 
 
 def test_s1_available_an_older_farm_answers_with_a_new_session_only(shop: Shop) -> None:
-    shop.level_or_ahead("farm2")
+    shop.ahead("farm2")
     shop.policy(floor="available")
     try:
         _applied(shop, shop.balancers)
@@ -168,7 +162,7 @@ def test_s3_sessions_return_to_a_farm_that_remembers_their_past(shop: Shop) -> N
 
 def test_s7_a_server_that_slept_through_the_upgrade_gets_no_request(shop: Shop) -> None:
     """Not even with the master down; and it is brought along by the same command afterwards."""
-    shop.level()
+    shop.spare("farm2")
     old, new = shop.release("farm2"), shop.following()
     sleeper = shop.farms["farm2"][1]
     with shop.traffic():
@@ -185,7 +179,7 @@ def test_s7_a_server_that_slept_through_the_upgrade_gets_no_request(shop: Shop) 
         finally:
             shop.lab.fault("start", "master", "salt-master")
         started = time.time()
-        until(lambda: shop.lab.salt([sleeper], "test.ping") == {sleeper: True}, "its minion")
+        shop.connected()
         assert not [a for a in shop.log() if a.server == sleeper and a.sent > started]
         shop.upgrade("farm2", new)
         shop.healthy()
@@ -210,7 +204,7 @@ def _runs(shop: Shop, server: str) -> str:
 
 
 def test_a_balancer_that_is_slow_to_follow_sends_no_session_back(shop: Shop) -> None:
-    shop.level()
+    shop.spare("farm1")
     slow = shop.balancers[-1]
     with shop.traffic():
         shop.answers(300)
@@ -251,13 +245,13 @@ def _signal(shop: Shop, node: str, name: str) -> None:
 
 
 def test_reload_restart_and_kill_of_a_balancer_lose_nothing_it_was_told(shop: Shop) -> None:
-    shop.level_or_ahead("farm1")
+    shop.ahead("farm1")
     [node, *_] = shop.balancers
     server = shop.farms["farm2"][0]
     shop.lab.salt([node], "haproxy_runtime.set_weight", "farm2", server, "50")
     shop.set_farms([node], state={"farm2": "drain"}, pick=shop.pick("farm1"))
     before = _memory(shop, node)
-    assert before["weights"][server] == 50 and before["farms"]["farm2"][0] == "drain"
+    assert before["weights"][server] == 50 and before["farm_state"]["farm2"] == "drain"
     try:
         with shop.traffic():
             with shop.phase("reload"):
@@ -281,15 +275,10 @@ def test_reload_restart_and_kill_of_a_balancer_lose_nothing_it_was_told(shop: Sh
 
 
 def _memory(shop: Shop, node: str) -> dict[str, Any]:
-    """What a balancer was told: farms, weights, pick maps."""
-    view = shop.lab.salt([node], "haproxy_runtime.farms").get(node)
-    if not isinstance(view, dict):
-        return {}
-    farms = view["farms"]
-    return {
-        "farms": {n: (f["state"], f["generation"], f["release"]) for n, f in farms.items()},
-        "weights": {n: s["uweight"] for f in farms.values() for n, s in f["servers"].items()},
-        "maps": {key: view[key] for key in ("newest", "pick", "pick_newest")},
+    """What a balancer was told: its maps, its servers' weights."""
+    view = shop.view(node)
+    return {key: view.get(key) for key in view if key != "servers"} | {
+        "weights": {server: weight for (_, server), (_, weight) in view["servers"].items()}
     }
 
 
