@@ -165,3 +165,30 @@ def test_a_silent_balancer_stops_the_opening_and_the_same_command_finishes_it() 
     outcome = drive.upgrade("farm2", "2026.11.2")
     assert outcome.ok
     assert world.excused == 0
+
+
+def test_s1_no_way_back_to_a_release_when_sessions_may_have_seen_a_newer_one() -> None:
+    """Opened on the second release, closed by hand, then a third that does not start."""
+    world = World(6, pillar_of(EXAMPLE, 2), sessions=0)
+    drive = Drive(world)
+    world.sleep(3)
+    drive.upgrade("farm2", "2026.11.2")
+    world.sleep(5)
+    drive.connection.execute("UPDATE rollouts SET state='failed'")  # as after a bad soak
+    for balancer in world.balancers.values():
+        balancer.pick = balancer.pick_newest = {"farm1": 200}
+        balancer.state["farm2"] = "closed"
+    for web in world.members("farm2"):
+        web.bad.add("2026.11.10")
+    for balancer in world.balancers.values():  # so that farm2's sessions have where to go
+        balancer.generation["farm1"] = 2
+        balancer.release["farm1"] = "2026.11.2"
+    for web in world.members("farm1"):
+        web.release = "2026.11.2"
+        web.staged.add("2026.11.2")
+    world.checks()
+    world.sleep(60)
+    outcome = drive.upgrade("farm2", "2026.11.10")
+    assert outcome.state == "failed"
+    assert "its generation was raised since 2026.11.1" in outcome.message
+    assert {balancer.state["farm2"] for balancer in world.balancers.values()} == {"closed"}

@@ -76,12 +76,15 @@ def test_s6_the_same_goal_takes_the_rollout_up_and_knows_how_the_farm_was(
     assert journal.steps(rollout)[0]["state"] == "unknown"
 
 
+@pytest.mark.parametrize("stopped", [False, True])
 def test_another_goal_supersedes_and_inherits_how_the_farm_was(
-    connection: sqlite3.Connection,
+    connection: sqlite3.Connection, stopped: bool
 ) -> None:
     journal = Journal(connection)
     first, _, _ = journal.begin(GOAL, "root", 1.0)
     journal.remember(first, Before("2026.11.1", 1))
+    if stopped:
+        journal.end(first, "stopped", {}, 1.5)
     second, before, resumed = journal.begin(OTHER, "root", 2.0)
     assert second != first
     assert (before, resumed) == (Before("2026.11.1", 1), False)

@@ -182,7 +182,7 @@ class Engine:
                 f"not every server of {goal.farm} could be brought to {goal.release}",
                 left_out,
             )
-        if not self.done:
+        if not self.done and not self.resumed:
             return self._outcome(
                 "nothing", f"{goal.farm} is in service on {goal.release}: nothing to do", left_out
             )
@@ -233,6 +233,8 @@ class Engine:
             )
         if was is None:
             return "which release it had is not known"
+        if {at.generation for at in now.at.values()} != {was.generation}:
+            return f"its generation was raised since {was.release}, a session may have seen more"
         if self.goal_for(was.release) is None:
             return f"the release {was.release} that it had is not in the pillar"
         return ""

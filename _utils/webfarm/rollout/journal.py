@@ -100,14 +100,15 @@ class Journal:
             if last is not None and last["state"] != "done":
                 self._orphans(last["id"], now)
                 before = Before(**json.loads(last["before"])) if last["before"] else None
-                if last["state"] == "running" and last["release"] != goal.release:
-                    self._state(last["id"], "superseded", now, None)
-                elif last["state"] in ("running", "stopped") and last["release"] == goal.release:
+                unfinished = last["state"] in ("running", "stopped")
+                if unfinished and last["release"] == goal.release:
                     self.connection.execute(
                         "UPDATE rollouts SET state='running', holder=?, ended=NULL WHERE id=?",
                         (holder, last["id"]),
                     )
                     return last["id"], before, True
+                if unfinished:
+                    self._state(last["id"], "superseded", now, None)
             cursor = self.connection.execute(
                 "INSERT INTO rollouts (site, farm, release, state, holder, started, before)"
                 " VALUES (?, ?, ?, 'running', ?, ?, ?)",
