@@ -31,6 +31,9 @@ MINION = """\
 master: {master}
 """
 
+ATTEMPTS = 3
+SYNC_BATCH = 8
+SYNC_SECONDS = 120
 HIGHSTATE_BATCH = 4
 HIGHSTATE_SECONDS = 600
 
@@ -117,10 +120,16 @@ class Salt:
     def sync(self) -> None:
         """Bring the modules to the master and to every minion."""
         self.run("saltutil.sync_all")
-        answers = self.call(self.minions, "saltutil.sync_all", timeout=90)
-        missing = sorted(m for m in self.minions if not isinstance(answers.get(m), dict))
-        if missing:
-            raise LabError(f"saltutil.sync_all failed on {', '.join(missing)}: {answers}")
+        for begin in range(0, len(self.minions), SYNC_BATCH):
+            missing = self.minions[begin : begin + SYNC_BATCH]
+            for _ in range(ATTEMPTS):
+                answers = self.call(missing, "saltutil.sync_all", timeout=SYNC_SECONDS)
+                missing = tuple(m for m in missing if not isinstance(answers.get(m), dict))
+                if not missing:
+                    break
+            else:
+                said = {minion: answers.get(minion, "no answer") for minion in missing}
+                raise LabError(f"saltutil.sync_all failed: {said}")
 
     def release(self, php: Sequence[str], webapps: Sequence[str]) -> None:
         """Take the trees that were brought to the master into the release store."""
@@ -140,7 +149,7 @@ class Salt:
         names = [node.name for node in nodes]
         for begin in range(0, len(names), HIGHSTATE_BATCH):
             batch = names[begin : begin + HIGHSTATE_BATCH]
-            answers = self.call(batch, "state.apply", "queue=True", timeout=HIGHSTATE_SECONDS)
+            answers = self._highstate(batch)
             failures: dict[str, list[str]] = {}
             for name in batch:
                 done, wrong = _judge(name, answers.get(name))
@@ -151,6 +160,21 @@ class Salt:
                 lines = [f"  {', '.join(where)}: {text}" for text, where in failures.items()]
                 raise LabError("\n".join(["the highstate failed:", *lines]))
         return changed
+
+    def _highstate(self, batch: Sequence[str]) -> dict[str, Any]:
+        """Results by minion; one that gave none (a lost answer, a minion just restarted) is asked
+        again."""
+        answers: dict[str, Any] = {}
+        missing = list(batch)
+        for _ in range(ATTEMPTS):
+            given = self.call(missing, "state.apply", "queue=True", timeout=HIGHSTATE_SECONDS)
+            answers.update({minion: given[minion] for minion in missing if given.get(minion)})
+            missing = [
+                minion for minion in batch if not isinstance(answers.get(minion), dict | list)
+            ]
+            if not missing:
+                break
+        return answers
 
 
 def _judge(name: str, result: Any) -> tuple[int, list[str]]:
