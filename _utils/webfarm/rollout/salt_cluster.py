@@ -14,7 +14,7 @@ from webfarm.rollout.model import Reply, Seen
 from webfarm.topology import Topology
 
 PUBLISH_SECONDS = 15
-GRACE_SECONDS = 5.0  # for a minion that was silent the last time
+GRACE_SECONDS = 2.0  # for a server that was silent the last time: the others do not wait for it
 PROBE_SECONDS = 10.0  # how often a long job's minions are asked whether it still runs
 
 
