@@ -6,6 +6,7 @@ import csv
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,35 @@ class Shop:
     def judge(self, *options: str) -> dict[str, Any]:
         """The verdict's data."""
         return self.lab.verdict("--min-requests=500", *options)
+
+    # -- highstate
+
+    def apply(self, nodes: Sequence[str]) -> dict[str, list[str]]:
+        """Apply the highstate on these nodes; node to the states that changed something.
+
+        Each node does it by itself: a busy lab's minions may answer later than `salt` waits.
+        """
+        changed: dict[str, list[str]] = {}
+        with ThreadPoolExecutor(3) as pool:
+            for node, states in zip(nodes, pool.map(self._apply, nodes), strict=True):
+                bad = {
+                    name: state["comment"] for name, state in states.items() if not state["result"]
+                }
+                assert not bad, f"{node}: {bad}"
+                names = [name for name, state in states.items() if state["changes"]]
+                if names:
+                    changed[node] = names
+        return changed
+
+    def _apply(self, node: str) -> dict[str, Any]:
+        command = ["salt-call", "--out=json", "--log-level=error", "state.apply", "queue=True"]
+        done = self.lab.exec(node, *command, check=False, timeout=300)
+        try:
+            states = json.loads(done.stdout)["local"]
+        except (ValueError, KeyError):
+            states = done.stdout
+        assert isinstance(states, dict), f"{node}: {states}\n{done.stderr[-2000:]}"
+        return states
 
     # -- damage
 

@@ -115,7 +115,7 @@ def test_s1_available_an_older_farm_answers_with_a_new_session_only(shop: Shop) 
     shop.ahead("farm2")
     shop.policy(floor="available")
     try:
-        _applied(shop, shop.balancers)
+        shop.apply(shop.balancers)
         with shop.traffic():
             with shop.phase("dead"), dead(shop, *shop.farms["farm2"]):
                 shop.answers(900)
@@ -128,7 +128,7 @@ def test_s1_available_an_older_farm_answers_with_a_new_session_only(shop: Shop) 
         assert failed < 0.3 * data["phases"]["dead"]["requests"], told(data)
     finally:
         shop.policy(floor="strict")
-        _applied(shop, shop.balancers)
+        shop.apply(shop.balancers)
 
 
 # -- S3: a cache that remembers the past
@@ -289,30 +289,14 @@ def test_a_highstate_changes_nothing_and_repairs_what_a_hand_changed(shop: Shop)
     """Under traffic: not even a repair loses a request."""
     nodes = [shop.balancers[0], shop.farms["farm2"][0], "lb1"]
     files = {nodes[0]: CONFIG, nodes[1]: "/etc/webfarm/php-fpm.conf", nodes[2]: CONFIG}
-    _applied(shop, nodes)
-    assert _applied(shop, nodes) == {}
+    shop.apply(nodes)
+    assert shop.apply(nodes) == {}
     whole = {node: shop.lab.sh(node, f"cat {path}") for node, path in files.items()}
     with shop.traffic():
         for node, path in files.items():
             shop.lab.sh(node, f"echo '# by hand' >> {path}")
-        assert set(_applied(shop, nodes)) == set(nodes)
+        assert set(shop.apply(nodes)) == set(nodes)
         shop.answers(100)
     assert {node: shop.lab.sh(node, f"cat {path}") for node, path in files.items()} == whole
-    assert _applied(shop, nodes) == {}
     data = shop.judge()
     assert breaches(data) == CLEAN, told(data)
-
-
-def _applied(shop: Shop, nodes: list[str]) -> dict[str, list[str]]:
-    """Apply the highstate to nodes; what it changed. Fails when a state fails."""
-    done = shop.lab.salt(nodes, "state.apply")
-    changed: dict[str, list[str]] = {}
-    for node in nodes:
-        states = done.get(node)
-        assert isinstance(states, dict), f"{node}: {states}"
-        wrong = {name: state["comment"] for name, state in states.items() if not state["result"]}
-        assert not wrong, f"{node}: {wrong}"
-        names = [name for name, state in states.items() if state["changes"]]
-        if names:
-            changed[node] = names
-    return changed
