@@ -17,18 +17,8 @@ DOMAIN = "shop.example"
 def certificate(folder: Path) -> Path:
     """A self-signed certificate for the shop, with its key, in one file."""
     key, cert, pem = folder / "key.pem", folder / "cert.pem", folder / "shop.pem"
-    words = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-    ]
+    words = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", "ec"]
+    words += ["-pkeyopt", "ec_paramgen_curve:P-256"]
     names = ["-subj", f"/CN={DOMAIN}", "-addext", f"subjectAltName=DNS:{DOMAIN}"]
     subprocess.run([*words, *names, "-keyout", key, "-out", cert], check=True, capture_output=True)
     pem.write_text(cert.read_text() + key.read_text())
