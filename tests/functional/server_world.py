@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 NODE = "site1-farm1-ws1"
+NODES: dict[int, "WebNode"] = {}
+"""By port; for what finds a node by a value in Salt's options."""
 
 
 class WebNode:

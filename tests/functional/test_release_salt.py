@@ -9,17 +9,17 @@ import salt.client
 import salt.config
 import salt.runner
 import webfarm
-from server_world import NODE, WebNode
+from server_world import NODE, NODES, WebNode
 from versions_world import php_tree, rsync_daemon, webapp_tree
 
 REPO = Path(__file__).parents[2]
 SERVICE = """
-import urllib.request
+import server_world
 __virtualname__ = "service"
 def __virtual__():
     return __virtualname__
 def restart(name):
-    return urllib.request.urlopen(__opts__["restart_url"] + name).status == 200
+    return server_world.NODES[__opts__["web_node"]].restart(name)
 """
 
 
@@ -30,16 +30,9 @@ def one_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebNode]:
-    """A server whose php-fpm is restarted by an HTTP request, so that Salt's loader can do it."""
+    """A server whose php-fpm can be restarted by a module in Salt's loader."""
     node = WebNode(tmp_path / "srv", tmp_path / "etc")
-    answer = node.answer
-
-    def with_restart(path: str, expected: str | None) -> tuple[int, bytes]:
-        if path.startswith("/restart/"):
-            return (200, b"") if node.restart(path.removeprefix("/restart/")) else (500, b"")
-        return answer(path, expected)
-
-    monkeypatch.setattr(node, "answer", with_restart)
+    monkeypatch.setitem(NODES, node.port, node)
     yield node
     node.close()
 
@@ -72,7 +65,7 @@ def call(tmp_path: Path, node: WebNode, pillar: dict[str, Any]) -> Callable[...,
         pillar_roots={"base": [str(tmp_path / "pillar")]},
         webfarm_root=str(node.root),
         webfarm_config=str(node.config),
-        restart_url=f"http://127.0.0.1:{node.port}/restart/",
+        web_node=node.port,
         grains={},
     )
     (tmp_path / "pillar").mkdir()
