@@ -211,13 +211,20 @@ def _runs(shop: Shop, server: str) -> str:
 # -- two balancers, one of them slow
 
 
-def test_a_balancer_that_is_slow_to_follow_sends_no_session_back(shop: Shop) -> None:
+TWO_AT_ONCE = pytest.mark.xfail(
+    reason="two requests of one session at once meet in two farms: 503 for one of them",
+    strict=False,
+)
+
+
+@pytest.mark.parametrize("parallel", ["0", pytest.param("0.3", marks=TWO_AT_ONCE)])
+def test_a_balancer_that_is_slow_to_follow_sends_no_session_back(shop: Shop, parallel: str) -> None:
     shop.spare("farm1")
-    slow = shop.balancers[-1]
-    with shop.traffic():
+    slow, release = shop.balancers[-1], shop.following()
+    with shop.traffic(f"--parallel={parallel}"):
         shop.answers(300)
         with _sluggish(shop, slow, 3.0), shop.phase("upgrade"):
-            shop.upgrade("farm1", shop.following())
+            shop.upgrade("farm1", release)
         shop.answers(700)
     data = shop.judge()
     assert breaches(data) == CLEAN, told(data)
