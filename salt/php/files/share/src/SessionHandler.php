@@ -24,6 +24,8 @@ final class SessionHandler implements
     /** For the request that the session's old farm may still be working on. */
     private const OLD_FARM_WAIT_SECONDS = 10;
     private const REFRESH_SECONDS = 60;
+    /** How far behind the others a balancer may be. */
+    private const LATE_SECONDS = 30;
 
     /** The session that this request has; empty: none yet. */
     private string $id = '';
@@ -34,6 +36,7 @@ final class SessionHandler implements
     /** Whether the cache needs its entry again, when nothing is written. */
     private bool $takenOut = false;
     private bool $lockedInCache = false;
+    private bool $lockedInOldCache = false;
     private bool $lockedInDatabase = false;
     /** @var array<string, true> ids made here, that nobody else can know, and not stored yet */
     private array $fresh = [];
@@ -181,7 +184,7 @@ final class SessionHandler implements
             $this->lockInDatabase();
         }
         if ($this->moved) {
-            $this->waitForOldFarm();
+            $this->lockInOldCache();
         }
         $record = $this->moved ? null : $this->tryCache(fn () => $this->cache->read($id));
         $this->tryCache(fn () => $this->cache->forget($id));
@@ -193,6 +196,12 @@ final class SessionHandler implements
         }
         if ($record !== null && $this->isOfTheFuture($record)) {
             self::log("session of release $record->release, generation $record->generation refused");
+            if (!$this->moved && time() - $record->updated < self::LATE_SECONDS) {
+                // it has just moved on, and the balancer does not know it yet: another one does
+                $this->refused = true;
+                $this->unlock();
+                Unavailable::answer('This session has moved.', 425);
+            }
             return;
         }
         $this->record = $record;
@@ -262,14 +271,21 @@ final class SessionHandler implements
         }
     }
 
-    /** Until a request of this session that the old farm has begun is over. */
-    private function waitForOldFarm(): void
+    /**
+     * Keep the farm that the session comes from away from it, until we are done: a balancer that follows
+     * late may still send it a request. That one then reads the database.
+     */
+    private function lockInOldCache(): void
     {
         $deadline = microtime(true) + self::OLD_FARM_WAIT_SECONDS;
         try {
-            while ($this->oldCache?->holder($this->id) !== null && microtime(true) < $deadline) {
-                usleep(10000);
+            while ($this->oldCache !== null && !$this->lockedInOldCache && microtime(true) < $deadline) {
+                $this->lockedInOldCache = $this->oldCache->lock($this->id);
+                if (!$this->lockedInOldCache) {
+                    usleep(5000);
+                }
             }
+            $this->oldCache?->forget($this->id);
         } catch (CacheDown) {
             // a farm that is gone works on nothing
         }
@@ -281,6 +297,14 @@ final class SessionHandler implements
             $this->lockedInCache = false;
             try {
                 $this->cache->unlock($this->id);
+            } catch (CacheDown) {
+                // the lock ends by itself
+            }
+        }
+        if ($this->lockedInOldCache) {
+            $this->lockedInOldCache = false;
+            try {
+                $this->oldCache?->unlock($this->id);
             } catch (CacheDown) {
                 // the lock ends by itself
             }

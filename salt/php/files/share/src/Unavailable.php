@@ -4,11 +4,11 @@ declare(strict_types=1);
 
 namespace Webfarm;
 
-/** The answer 503. */
+/** The answer 503, or 425: nothing was processed, ask elsewhere. */
 final class Unavailable
 {
     /** End the request; what was answered so far, and its cookies, are dropped where that is possible. */
-    public static function answer(string $text): never
+    public static function answer(string $text, int $status = 503): never
     {
         if (!headers_sent()) {
             while (ob_get_level() > 0 && @ob_end_clean()) {
@@ -16,7 +16,7 @@ final class Unavailable
             $keep = preg_grep('/^X-Webfarm-/i', headers_list());
             header_remove();
             array_map(header(...), $keep);
-            http_response_code(503);
+            http_response_code($status);
             header('Retry-After: 1');
             header('Content-Type: text/plain');
             echo $text, "\n";
