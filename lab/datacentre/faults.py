@@ -29,16 +29,19 @@ def inflict(plan: Topology, word: str, name: str, rest: Sequence[str]) -> None:
         if rest:
             _service(name, ["kill", "--signal=SIGKILL", "--kill-whom=all"], rest)
         else:
+            network.set_cables(plan, node, plugged=False)  # a node without power answers no ping
             machine.power_cut(name)
     elif word == "stop":
         if rest:
             _service(name, ["stop"], rest)
         else:
             machine.shut_down(name)
+            network.set_cables(plan, node, plugged=False)
     elif word == "start":
         if rest:
             _service(name, ["start"], rest)
         elif machine.init(name) is None:
+            network.set_cables(plan, node, plugged=True)
             machine.boot_wave([name])
     elif word in ("cut", "heal"):
         network.set_cables(plan, node, plugged=word == "heal")

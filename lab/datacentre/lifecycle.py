@@ -83,9 +83,12 @@ def up(size: str) -> None:
 
 
 def _again(plan: Topology) -> None:
-    off = [node.name for node in plan.nodes if machine.init(node.name) is None]
+    nodes_off = [node for node in plan.nodes if machine.init(node.name) is None]
+    off = [node.name for node in nodes_off]
     if off:
         _raise_limits()
+        for node in nodes_off:
+            network.set_cables(plan, node, plugged=True)
         with phase(f"the lab is there; starting {', '.join(off)}"):
             for begin in range(0, len(off), WAVE):
                 machine.boot_wave(off[begin : begin + WAVE])

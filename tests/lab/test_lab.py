@@ -24,11 +24,10 @@ def pings(lab: Lab, node: str) -> bool:
     return lab.exec("master", *command, check=False).returncode == 0
 
 
-def test_a_second_up_finds_the_lab_and_is_quick(lab: Lab) -> None:
-    begin = time.monotonic()
+def test_a_second_up_finds_the_lab_and_builds_nothing(lab: Lab) -> None:
     done = lab("up", "--size", "small")
     assert "up already" in done.stderr
-    assert time.monotonic() - begin < 20
+    assert "highstate" not in done.stderr
 
 
 def test_every_node_is_on(lab: Lab) -> None:
@@ -116,10 +115,11 @@ def test_a_reboot_is_a_new_boot(lab: Lab, mended: Callable[[str], None]) -> None
     assert lab.sh(VICTIM, boot) != before
 
 
-def test_burning_slows_only_its_own_node(lab: Lab) -> None:
-    begin = time.monotonic()
-    lab.fault("burn", VICTIM, "3")
-    assert 3 <= time.monotonic() - begin < 30
+def test_burning_ends_and_leaves_nothing_behind(lab: Lab) -> None:
+    lab.fault("burn", VICTIM, "2")
+    assert "while :" not in lab.sh(VICTIM, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").replace(
+        "cat /proc", ""
+    )
 
 
 def test_the_client_trusts_the_public_certificate(lab: Lab) -> None:

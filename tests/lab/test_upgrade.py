@@ -211,13 +211,7 @@ def _runs(shop: Shop, server: str) -> str:
 # -- two balancers, one of them slow
 
 
-TWO_AT_ONCE = pytest.mark.xfail(
-    reason="two requests of one session at once meet in two farms: 503 for one of them",
-    strict=False,
-)
-
-
-@pytest.mark.parametrize("parallel", ["0", pytest.param("0.3", marks=TWO_AT_ONCE)])
+@pytest.mark.parametrize("parallel", ["0", "0.3"])
 def test_a_balancer_that_is_slow_to_follow_sends_no_session_back(shop: Shop, parallel: str) -> None:
     shop.spare("farm1")
     slow, release = shop.balancers[-1], shop.following()
