@@ -32,6 +32,8 @@ class Goal:
         Kind (``php``, ``webapp``) to the digest of its tree, when the store knows it.
     reset_sessions
         The operator accepts that sessions which saw a newer release are reset.
+    server
+        Only this server is brought to the release; the farm is on it already.
     """
 
     site: str
@@ -41,6 +43,63 @@ class Goal:
     webapp: str
     digests: Mapping[str, str] | None = None
     reset_sessions: bool = False
+    server: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What an operator asked for.
+
+    kind
+        ``upgrade``, ``rollback`` or ``server``.
+    goals
+        The farms in the order in which they are taken.
+    policy
+        What this run overrides in every site's policy.
+    override
+        The reason to run in spite of a closed window or a freeze; empty: it does not.
+    undoes
+        The run that a rollback takes back.
+    """
+
+    kind: str
+    goals: tuple[Goal, ...]
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    override: str = ""
+    undoes: int | None = None
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites that the run touches, in its order."""
+        return tuple(dict.fromkeys(goal.site for goal in self.goals))
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What an operator wants of a run that is under way: ``kind`` is ``pause`` or ``abort``."""
+
+    kind: str
+    by: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        done = {"pause": "paused", "abort": "aborted"}[self.kind]
+        return f"{done} by {self.by}" + (f" ({self.why})" if self.why else "")
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What one balancer has counted for a farm since HAProxy started.
+
+    errors
+        Answers of 5xx, those that HAProxy made itself included.
+    response_ms
+        HAProxy's moving average of the time to a server's answer.
+    """
+
+    requests: int
+    errors: int
+    response_ms: int
 
 
 @dataclass(frozen=True)
@@ -73,6 +132,7 @@ class FarmAtBalancer:
     in_flight: int = 0
     queued: int = 0
     servers: Mapping[str, ServerAtBalancer] = field(default_factory=dict)
+    counters: Counters | None = None
 
 
 @dataclass(frozen=True)
