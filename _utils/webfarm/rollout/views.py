@@ -8,6 +8,7 @@ from webfarm.errors import BadName
 from webfarm.rollout.model import (
     STATES,
     BalancerView,
+    Counters,
     FarmAtBalancer,
     Reply,
     ServerAtBalancer,
@@ -80,6 +81,19 @@ def _farm(value: Any, farm: str) -> FarmAtBalancer:
             names.check(name, "server"): _server(at, name)
             for name, at in _mapping(value.get("servers"), f"servers of {farm}").items()
         },
+        counters=_counters(value.get("counters"), farm),
+    )
+
+
+def _counters(value: Any, farm: str) -> Counters | None:
+    if value is None:  # no worker has counted for this farm yet, or the module is an older one
+        return None
+    value = _mapping(value, f"counters of {farm}")
+    return Counters(
+        *(
+            _number(value.get(what), f"{what} of {farm}")
+            for what in ("requests", "errors", "response_ms")
+        )
     )
 
 
