@@ -148,8 +148,11 @@ def get_map(name):
 def farms():
     """
     The farms of this site balancer: per farm state, generation, release (what the fence expects),
-    in_flight, queued, up and servers; newest, pick and pick_newest (slots of 256), disk_agrees,
-    pid, old_workers.
+    in_flight, queued, counters, up and servers; newest, pick and pick_newest (slots of 256),
+    disk_agrees, pid, old_workers.
+
+    ``counters`` are ``requests``, ``errors`` (answers of 5xx) and ``response_ms`` (HAProxy's moving
+    average) of the process ``pid``: a reload begins them anew.
 
     CLI Example:
 

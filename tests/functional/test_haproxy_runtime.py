@@ -327,6 +327,26 @@ def test_evidence_counts_what_is_in_flight_in_old_workers_too(
     wait_for(lambda: farms.farms(api)["old_workers"] == 0, "the old worker has gone")
 
 
+def test_a_farm_counts_its_requests_and_errors_and_a_reload_begins_anew(
+    cluster: World, balancer: Haproxy
+) -> None:
+    api = balancer.balancer
+
+    def counters(farm: str = "farm2") -> dict[str, int]:
+        return dict(farms.farms(api)["farms"][farm]["counters"])
+
+    assert counters() == {"requests": 0, "errors": 0, "response_ms": 0}
+    sticky = {"FARMID": "site1:farm2:1"}
+    for path in ("/?ms=60", "/?ms=60", "/?status=500%20Broken", "/?status=404%20Gone"):
+        cluster.ask(balancer, path, cookies=sticky)
+    wait_for(lambda: counters()["requests"] == 4, "all are counted")
+    seen = counters()
+    assert (seen["errors"], seen["response_ms"] > 0) == (1, True)
+    assert counters("farm1")["requests"] == 0
+    balancer.help("reload")
+    assert counters()["requests"] == 0
+
+
 def test_evidence_counts_the_queue(cluster: World) -> None:
     balancer = cluster.add_site_balancer(start=False)
     for server in balancer.context["farms"]["farm2"]["servers"].values():

@@ -18,10 +18,11 @@ srv_check_port srv_check_addr srv_agent_addr srv_agent_port
 3 farm1 2 s1-farm1-ws2 127.3.1.2 0 8 100 100 1 8 2 0 6 0 0 0 - 8080 - 0 0 - - 0
 4 farm2 1 s1-farm2-ws1 127.3.2.1 0 1 100 100 24 8 2 0 14 0 0 0 - 8080 - 0 0 - - 0
 """
-STAT = """# pxname,svname,qcur,qmax,scur,smax,slim,stot,status,weight,check_status,check_code,type,
-farm1,s1-farm1-ws1,0,0,3,0,13,0,DOWN,100,L4CON,,2,
-farm1,s1-farm1-ws2,1,0,0,0,13,0,UP 1/2,100,* L7OK,200,2,
-farm1,BACKEND,1,0,4,0,800,0,UP,0,,,1,
+STAT = """# pxname,svname,qcur,qmax,scur,smax,slim,stot,status,weight,check_status,check_code,type,\
+hrsp_5xx,req_tot,rtime,
+farm1,s1-farm1-ws1,0,0,3,0,13,0,DOWN,100,L4CON,,2,7,,3,
+farm1,s1-farm1-ws2,1,0,0,0,13,0,UP 1/2,100,* L7OK,200,2,0,,12,
+farm1,BACKEND,1,0,4,0,800,0,UP,0,,,1,9,1200,11,
 """
 MAP = """0x556b492e1160 0:99 farm1
 0x556b492e11f0 100:199 farm2
@@ -80,6 +81,8 @@ def test_stat_is_read() -> None:
     assert parse.number(rows[0], "scur") == 3
     assert parse.number(rows[2], "check_code") == 0
     assert [parse.check_result(row) for row in rows] == ["L4CON", "L7OK/200", ""]
+    assert parse.counters(rows[2]) == {"requests": 1200, "errors": 9, "response_ms": 11}
+    assert parse.counters({}) == {"requests": 0, "errors": 0, "response_ms": 0}
 
 
 def test_map_processes_and_info_are_read() -> None:

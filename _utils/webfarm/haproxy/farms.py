@@ -218,6 +218,7 @@ def _farms(balancer: Balancer) -> dict[str, Any]:
             "release": release.get(farm),
             "in_flight": flight["in_flight"],
             "queued": flight["queued"],
+            "counters": flight["counters"],
             "up": sum(server["status"] == "UP" for server in servers.values()),
             "servers": servers,
         }

@@ -128,6 +128,17 @@ def number(row: Mapping[str, str], column: str) -> int:
         raise BalancerError(f"`show stat`: {column} is {ascii(value)[:40]}, not a number") from None
 
 
+def counters(row: Mapping[str, str]) -> dict[str, int]:
+    """What a backend's row has counted since this HAProxy began: requests, those answered 5xx, and
+    the moving average of the response time in milliseconds.
+    """
+    return {
+        "requests": number(row, "req_tot"),
+        "errors": number(row, "hrsp_5xx"),
+        "response_ms": number(row, "rtime"),
+    }
+
+
 def check_result(row: Mapping[str, str]) -> str:
     """The last health check as ``L7OK/200``; without the star of one that is under way."""
     status = row.get("check_status", "").lstrip("* ")

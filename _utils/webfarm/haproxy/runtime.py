@@ -100,7 +100,8 @@ class Balancer:
         included.
 
         ``in_flight`` counts requests that were given to a server or are on the way there,
-        ``queued`` those that wait.
+        ``queued`` those that wait. ``counters`` are the current worker's own, see
+        :func:`parse.counters`: a reload begins them anew.
         """
         self.known_backend(backend)
         return self.flights()[backend]
@@ -134,6 +135,8 @@ class Balancer:
                 flight["queued"] += queued
                 if row["type"] == "1":  # the backend; its figure includes all queues
                     flight["in_flight"] += parse.number(row, "scur") - queued
+                    if position == 0:
+                        flight["counters"] = parse.counters(row)
                 else:
                     flight["in_flight"] -= queued
                     server = flight["servers"].setdefault(row["svname"], {"in_flight": 0})
