@@ -29,16 +29,21 @@ class Shop:
     """The server, in a thread of its own; misbehaviour is set from outside, by request number.
 
     misbehave
-        Called with (number of the request, session id) before an answer; what it returns is done to
-        the answer: ``regress``, ``drop``, ``rewind``, ``reset``, ``stall``, ``500``, ``shed``,
-        ``garbage``.
+        Called before the answer to a request that has a session, with (number of such requests so
+        far, session id); what it returns is done to the answer: ``regress``, ``drop``, ``rewind``,
+        ``reset``, ``stall``, ``500``, ``shed``, ``garbage``.
+    enough
+        Called once, before the answer to the request whose number is ``last``.
     """
 
     def __init__(self, pem: Path) -> None:
         self.misbehave: Callable[[int, str], str] = lambda number, session: ""
+        self.last = 0
+        self.enough: Callable[[], None] = lambda: None
         self.release = "2026.11.1"
         self.counts: dict[str, int] = defaultdict(int)
         self.requests = 0
+        self.returning = 0
         self.methods: dict[str, int] = defaultdict(int)
         self.connections = 0
         self.port = 0
@@ -96,11 +101,16 @@ class Shop:
         assert headers["host"] == DOMAIN
         self.methods[method] += 1
         self.requests += 1
+        if self.requests == self.last:
+            self.enough()
         cookies = dict(
             pair.split("=", 1) for pair in headers.get("cookie", "").split("; ") if "=" in pair
         )
         session = cookies.get("PHPSESSID", "")
-        fault = self.misbehave(self.requests, session) if session else ""
+        fault = ""
+        if session:
+            self.returning += 1
+            fault = self.misbehave(self.returning, session)
         await asyncio.sleep(int(parse_qs(urlsplit(path).query).get("ms", ["0"])[0]) / 1000)
         if fault == "stall":
             await asyncio.sleep(5)

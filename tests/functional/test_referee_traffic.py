@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,13 +40,16 @@ Play = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def play(shop: Shop, pem: Path, tmp_path: Path) -> Play:
-    """Make traffic to the shop for a while and return the verdict's data; ``code`` is among it."""
+    """Make so many requests and return the verdict's data; the exit code ``code`` is among it."""
 
-    def run(*options: str, seconds: float = 2.0, report: tuple[str, ...] = ()) -> dict[str, Any]:
+    def run(*options: str, requests: int = 300, report: tuple[str, ...] = ()) -> dict[str, Any]:
+        shop.last = requests
+        # its answer is still to come, so the traffic runs and handles the signal
+        shop.enough = lambda: os.kill(os.getpid(), signal.SIGTERM)
         where = ["--dir", str(tmp_path / "referee")]
         default = ["--address", f"127.0.0.1:{shop.port}", "--domain", DOMAIN, "--ca", str(pem)]
         mix = ["--rate", "150", "--sessions", "30", "--life", "10", "--slow-ms", "200"]
-        code = main(["run", *where, *default, *mix, "--duration", str(seconds), *options])
+        code = main(["run", *where, *default, *mix, "--duration", "60", *options])
         assert code == 0
         out = subprocess.run(
             [*REFEREE, "report", "--json", *where, "--min-requests", "100", *report],
@@ -69,16 +73,16 @@ def kinds(data: dict[str, Any]) -> dict[str, int]:
 
 
 def test_a_shop_that_behaves_well_is_innocent(play: Play, shop: Shop) -> None:
-    data = play(seconds=3.0)
+    data = play()
     assert (data["code"], data["verdict"], kinds(data)) == (0, "innocent", {})
-    assert data["requests"] == shop.requests > 200
+    assert data["requests"] == shop.requests >= 300
     assert data["methods"] == dict(shop.methods)
     assert set(shop.methods) == {"GET", "POST"}
     assert data["slow"] > 0
     assert data["new_connections"] == shop.connections < shop.requests
     assert data["clients"] > 30
     assert data["traffic"]["ended"]
-    assert 75 < data["phases"]["all"]["rate"] < 300
+    assert 75 < data["phases"]["all"]["rate"] < 300 or data["traffic"]["late"]
 
 
 def every(number: int, fault: str) -> Callable[[int, str], str]:
@@ -121,12 +125,17 @@ def test_each_broken_promise_is_found_for_the_right_reason(
 def test_a_rewound_counter_is_found_where_it_can_be_told_from_a_new_one(
     play: Play, shop: Shop
 ) -> None:
+    rewound: list[str] = []
+
     def misbehave(number: int, session: str) -> str:
-        return "rewind" if number % 37 == 0 and shop.counts[session] > 3 else ""
+        if len(rewound) == 4 or session in rewound or shop.counts[session] < 4:
+            return ""
+        rewound.append(session)
+        return "rewind"
 
     shop.misbehave = misbehave
     data = play("--parallel", "0")
-    assert (data["code"], data["broken"], set(kinds(data))) == (1, ["S3"], {"rewound"})
+    assert (data["code"], data["broken"], kinds(data)) == (1, ["S3"], {"rewound": 4})
 
 
 def test_a_session_whose_answer_was_lost_is_not_called_lost(play: Play, shop: Shop) -> None:
@@ -140,12 +149,12 @@ def test_resets_that_were_declared_are_no_losses(play: Play, shop: Shop) -> None
     shop.misbehave = every(37, "drop")
     data = play("--parallel", "0", report=("--allow-resets", "1000"))
     assert (data["code"], kinds(data)) == (0, {})
-    assert data["resets"] > 3
+    assert data["resets"] == shop.returning // 37 > 3
 
 
 def test_an_upgrade_under_traffic_is_no_regression(play: Play, shop: Shop) -> None:
     def upgrade(number: int, session: str) -> str:
-        shop.release = "2026.11.2" if number > 150 else "2026.11.1"
+        shop.release = "2026.11.2" if number > 100 else "2026.11.1"
         return ""
 
     shop.misbehave = upgrade
@@ -155,7 +164,7 @@ def test_an_upgrade_under_traffic_is_no_regression(play: Play, shop: Shop) -> No
 
 
 def test_the_next_address_is_tried_when_one_refuses(play: Play) -> None:
-    data = play("--address", "127.0.0.1:9", seconds=1.5)
+    data = play("--address", "127.0.0.1:9")
     assert (data["code"], kinds(data)) == (0, {})
 
 
@@ -170,7 +179,7 @@ def test_nobody_at_home_is_a_failure_to_connect(pem: Path, tmp_path: Path) -> No
 
 
 def test_a_certificate_for_another_name_is_a_failure_of_tls(play: Play) -> None:
-    data = play("--domain", "other.example", seconds=1.0, report=("--min-requests", "10"))
+    data = play("--domain", "other.example", "--duration", "1", report=("--min-requests", "10"))
     assert (data["broken"], set(kinds(data))) == (["S2"], {"tls"})
 
 
@@ -193,7 +202,7 @@ def test_it_runs_in_the_background_and_ends_when_all_is_answered(
         )
 
     target = ("--address", f"127.0.0.1:{shop.port}", "--domain", DOMAIN, "--ca", str(pem))
-    mix = ("--rate", "100", "--sessions", "30", "--slow", "0.2", "--slow-ms", "1500")
+    mix = ("--rate", "100", "--sessions", "60", "--slow", "0.1", "--slow-ms", "1500")
     assert referee("status").returncode == 1
     started = referee("start", *target, *mix)
     assert started.returncode == 0, started.stderr
@@ -201,9 +210,11 @@ def test_it_runs_in_the_background_and_ends_when_all_is_answered(
         assert referee("status").returncode == 0
         assert "runs already" in referee("start", *target).stderr
         assert referee("mark", "upgrade-start").returncode == 0
-        _until(lambda: shop.requests > 100)
+        shop_had = shop.requests
+        _until(lambda: shop.requests > shop_had + 60)
         assert referee("mark", "upgrade-end").returncode == 0
-        assert referee("report", "--min-requests", "1").returncode == 0
+        # what was answered comes to the log twice a second
+        _until(lambda: referee("report", "--min-requests", "1").returncode == 0)
     finally:
         assert referee("stop").returncode == 0
     report = referee("report", "--min-requests", "50", "--json")
