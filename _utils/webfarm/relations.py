@@ -6,11 +6,7 @@ Raw, so that they are reported in the same breath as mistakes of shape.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-
-def shown(value: object) -> str:
-    """``value`` for a message: ASCII, at most 60 characters."""
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+from webfarm.shape import shown
 
 
 def _mapping(value: Any, *path: str) -> Mapping[Any, Any]:

@@ -8,18 +8,12 @@ from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
 
-from webfarm import names, relations, releases
+from webfarm import names, relations, releases, shape
 from webfarm.errors import BadTopology, WebfarmError
+from webfarm.policy import Policy
+from webfarm.shape import Model
 
 FENCE_SLOTS = 256  # a pick map shares out this many slots: no more farms in a site than that
 
@@ -79,19 +73,13 @@ Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Path = Annotated[str, AfterValidator(_path)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Weight = Annotated[int, Field(ge=1, le=256)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Seconds = Annotated[float, Field(ge=0, le=86400)]
 SqlName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,31}$")]
 Domain = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")
 ]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
-
-
-class Balancer(_Model):
+class Balancer(Model):
     """One HAProxy node; ``management`` is where statistics and metrics are served."""
 
     address: Address
@@ -99,7 +87,7 @@ class Balancer(_Model):
     management: Address = "127.0.0.1"
 
 
-class Server(_Model):
+class Server(Model):
     """One web server, a member of a farm; its key in the pillar is its minion id."""
 
     address: Address
@@ -110,7 +98,7 @@ class Server(_Model):
     memcached_megabytes: Annotated[int, Field(ge=16, le=65536)] = 64
 
 
-class Farm(_Model):
+class Farm(Model):
     """Servers that share a memcached pool and are upgraded together."""
 
     servers: Annotated[dict[Name, Server], Field(min_length=1)]
@@ -123,7 +111,7 @@ class Farm(_Model):
         return sum(server.weight for server in self.servers.values())
 
 
-class Database(_Model):
+class Database(Model):
     """A site's session database."""
 
     minion: Name
@@ -133,37 +121,7 @@ class Database(_Model):
     user: SqlName = "webfarm"
 
 
-class Policy(_Model):
-    """What a rollout may do in a site.
-
-    min_capacity
-        Share of the site's weight that must stay in service.
-    floor
-        What happens to a session that only an older farm could answer: ``strict`` 503,
-        ``available`` reset.
-    max_failed
-        Share of a farm's servers that may be quarantined (of two or more, one always may).
-    drain_seconds
-        How long sessions may end by themselves before the farm is closed.
-    quiesce_seconds, on_deadline
-        How long to wait for requests in flight, and what then: ``fail``, ``force`` or ``wait``.
-    soak_seconds
-        How long the opened farm is watched.
-    answer_seconds
-        How long a minion may take to answer.
-    """
-
-    min_capacity: Share = 0.5
-    floor: Literal["strict", "available"] = "strict"
-    max_failed: Share = 0.25
-    drain_seconds: Seconds = 0
-    quiesce_seconds: Annotated[float, Field(gt=0, le=86400)] = 60
-    on_deadline: Literal["fail", "force", "wait"] = "fail"
-    soak_seconds: Seconds = 10
-    answer_seconds: Annotated[float, Field(ge=1, le=600)] = 20
-
-
-class Site(_Model):
+class Site(Model):
     """Farms behind one layer of site balancers, with one session database."""
 
     balancers: Annotated[dict[Name, Balancer], Field(min_length=1)]
@@ -174,13 +132,13 @@ class Site(_Model):
     policy: Policy = Policy()
 
 
-class Tls(_Model):
+class Tls(Model):
     """The PEM file (chain and key) that the primary balancers present."""
 
     certificate: Path = "/etc/webfarm/tls/public.pem"
 
 
-class Primary(_Model):
+class Primary(Model):
     """The layer that terminates TLS and balances the sites."""
 
     balancers: Annotated[dict[Name, Balancer], Field(min_length=1)]
@@ -189,27 +147,27 @@ class Primary(_Model):
     tls: Tls = Tls()
 
 
-class Store(_Model):
+class Store(Model):
     """Where the release store is served by rsync."""
 
     minion: Name
     address: Address
 
 
-class Preproduction(_Model):
+class Preproduction(Model):
     """Servers on which releases and packages are certified."""
 
     servers: dict[Name, Server] = Field(default_factory=dict)
 
 
-class Release(_Model):
+class Release(Model):
     """An ordered pair: a PHP version and a webapp version."""
 
     php: Version
     webapp: Version
 
 
-class Node(_Model):
+class Node(Model):
     """Where a minion stands; ``site`` and ``farm`` are None where they do not apply."""
 
     id: str
@@ -219,7 +177,7 @@ class Node(_Model):
     node: Balancer | Server | Database | Store
 
 
-class Topology(_Model):
+class Topology(Model):
     """The whole pillar ``webfarm``."""
 
     store: Store
@@ -294,35 +252,10 @@ def parse(data: object) -> Topology:
     try:
         topology = Topology.model_validate(plain)
     except ValidationError as error:
-        raise BadTopology(_shape(error) + mistakes) from None
+        lines = shape.lines(error, "webfarm")
+        if "target" not in data:  # `initial` defaults to it, and it is reported as missing
+            lines = [line for line in lines if not line.startswith("webfarm.initial:")]
+        raise BadTopology(lines + mistakes) from None
     if mistakes:
         raise BadTopology(mistakes)
     return topology
-
-
-def _shape(error: ValidationError) -> list[str]:
-    lines = []
-    for fault in error.errors(include_url=False):
-        where = ".".join(
-            [
-                "webfarm",
-                *(
-                    str(ascii(p))[1:-1] if isinstance(p, str) else str(p)
-                    for p in fault["loc"]
-                    if p != "[key]"
-                ),
-            ]
-        )
-        if fault["loc"] == ("initial",) and fault["input"] == "":
-            continue  # it defaults to the target, which is reported as missing
-        if fault["type"] == "missing":
-            lines.append(f"{where[:160]}: is missing")
-            continue
-        if fault["type"] == "extra_forbidden":
-            lines.append(f"{where[:160]}: is not a known key")
-            continue
-        message = fault["msg"].removeprefix("Value error, ")
-        lines.append(
-            f"{where[:160]}: {relations.shown(fault['input'])}: {message[0].lower()}{message[1:]}"
-        )
-    return lines
