@@ -194,7 +194,7 @@ class Policy(_Strict):
     approve: Literal["never", "canary", "farm", "site"] = "never"
     approvers: Annotated[tuple[User, ...], Field(strict=False)] = ()
     windows: Annotated[tuple[Window, ...], Field(strict=False, max_length=100)] = ()
-    freezes: Annotated[tuple[Freeze, ...], Field(strict=False, max_length=1000)] = ()
+    freezes: Annotated[tuple[Freeze, ...], Field(strict=False, max_length=100)] = ()
     stage_parallel: Annotated[int, Field(ge=1, le=1000)] = 16
     stage_kib: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     gates: Gates = Gates()

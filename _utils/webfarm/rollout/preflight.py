@@ -1,7 +1,9 @@
 """Say why a farm must not leave service now, each reason with its numbers."""
 
+import math
 from collections.abc import Mapping
 
+from webfarm.rollout.gates import utilisation
 from webfarm.rollout.model import listed
 from webfarm.rollout.situation import Situation
 
@@ -24,6 +26,9 @@ def refusals(now: Situation) -> list[str]:
             f"without {goal.farm} the site keeps {percent(rest)} of its weight, min_capacity is "
             f"{percent(policy.min_capacity)}; not UP: {listed(_down(now)) or 'none'}"
         )
+    busy = too_busy(now)
+    if busy:
+        reasons.append(busy)
     generation = max(at.generation for at in now.at.values())
     if not any(_takes_over(now, farm, generation) for farm in others):
         reasons.append(
@@ -31,6 +36,20 @@ def refusals(now: Situation) -> list[str]:
             "upgrade another farm to its release first"
         )
     return reasons
+
+
+def too_busy(now: Situation) -> str:
+    """Why the other farms cannot carry the site's present load; empty when they can."""
+    load, limit = utilisation(now.site, now.seen, now.goal.farm), now.site.policy.gates
+    if load <= limit.max_utilisation:
+        return ""
+    if math.isinf(load):
+        return f"without {now.goal.farm} no php-fpm process of an open farm is UP on all balancers"
+    return (
+        f"without {now.goal.farm} the requests now in flight and queued would take "
+        f"{math.ceil(load * 100)} % of the other farms' php-fpm processes, "
+        f"gates.max_utilisation is {percent(limit.max_utilisation)}"
+    )
 
 
 def _takes_over(now: Situation, farm: str, generation: int) -> bool:
