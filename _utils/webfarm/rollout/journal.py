@@ -1,120 +1,63 @@
 """The journal: every step is written before and after it runs, so that a crash leaves a trace.
 
-SQLite, one file ``journal.sqlite`` (mode 0600) in the master's cache directory; WAL and
-``synchronous=FULL``, so that what was written survives a power cut. ``PRAGMA user_version`` is the
-format's version.
+:mod:`journal_file` has its format, :mod:`journal_runs` the runs, :mod:`ledger` what people decided;
+here are a run's rollouts, one for each farm, and their steps.
 """
 
 import json
-import os
-import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from webfarm.errors import WebfarmError
+from webfarm.rollout.journal_file import FORMAT, BadJournal, connect
+from webfarm.rollout.journal_runs import Runs, Unfinished
+from webfarm.rollout.ledger import plain
 from webfarm.rollout.model import Before, Goal, Step
 
-FORMAT = 1
-_TABLES = """
-CREATE TABLE rollouts (
-  id INTEGER PRIMARY KEY, site TEXT NOT NULL, farm TEXT NOT NULL, release TEXT NOT NULL,
-  state TEXT NOT NULL, holder TEXT NOT NULL, started REAL NOT NULL, ended REAL,
-  before TEXT, outcome TEXT);
-CREATE TABLE steps (
-  id INTEGER PRIMARY KEY, rollout INTEGER NOT NULL REFERENCES rollouts(id), name TEXT NOT NULL,
-  targets TEXT NOT NULL, why TEXT NOT NULL, state TEXT NOT NULL, started REAL NOT NULL, ended REAL,
-  evidence TEXT);
-CREATE INDEX steps_of ON steps(rollout);
-CREATE TABLE leases (
-  site TEXT PRIMARY KEY, holder TEXT, host TEXT, pid INTEGER, started TEXT, boot TEXT,
-  since REAL, doing TEXT, token INTEGER NOT NULL);
-"""
+__all__ = ["FORMAT", "BadJournal", "Journal", "Unfinished", "connect"]
 
 
-class BadJournal(WebfarmError):
-    """The journal is of a format that this version does not know."""
+class Journal(Runs):
+    """The rollouts and their steps, beside the runs and the ledger."""
 
-
-def connect(path: Path | str) -> sqlite3.Connection:
-    """Open the journal's database, made if missing; ``:memory:`` for tests.
-
-    Raises :class:`BadJournal` for a format that this version cannot read.
-    """
-    if str(path) != ":memory:":
-        path = Path(path)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
-        path.chmod(0o600)
-    connection = sqlite3.connect(path, timeout=10, isolation_level=None)
-    connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    with _transaction(connection):
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            for statement in _TABLES.split(";"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version={FORMAT}")
-        elif version != FORMAT:
-            raise BadJournal(
-                f"the journal {path} has format {version}, this version of Webfarm knows {FORMAT}; "
-                "finish or abort its rollouts with the version that wrote it"
-            )
-    return connection
-
-
-class _transaction:
-    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK when the block raises."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-
-    def __enter__(self) -> None:
-        self.connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self.connection.execute("COMMIT" if kind is None else "ROLLBACK")
-
-
-class Journal:
-    """The rollouts and their steps."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-
-    def begin(self, goal: Goal, holder: str, now: float) -> tuple[int, Before | None, bool]:
-        """Start a rollout, or take up the farm's last one if it has the goal and did not end.
+    def begin(
+        self, goal: Goal, holder: str, now: float, run: int | None = None
+    ) -> tuple[int, Before | None, bool]:
+        """Start a rollout, or take up the farm's last one if it is of this run and did not end.
 
         Returns its id, how the farm was before it, and whether it was taken up. Steps that a crash
-        left ``intended`` become ``unknown``; an unfinished rollout of another goal becomes
-        ``superseded``, and what it knew of the farm before is handed on.
+        left ``intended`` become ``unknown``; an unfinished rollout of another run or goal becomes
+        ``superseded``. What the same run knew of the farm before is handed on, unless it ended
+        well; a run that has ended has left its farms in service, so what it knew is out of date.
         """
-        with _transaction(self.connection):
+        with self.write():
             last = self.connection.execute(
-                "SELECT * FROM rollouts WHERE site=? AND farm=? ORDER BY id DESC LIMIT 1",
-                (goal.site, goal.farm),
+                "SELECT * FROM rollouts WHERE site=? AND farm=? AND server IS ?"
+                " ORDER BY id DESC LIMIT 1",
+                (goal.site, goal.farm, goal.server),
             ).fetchone()
             before = None
-            if last is not None and last["state"] != "done":
-                self._orphans(last["id"], now)
-                before = Before(**json.loads(last["before"])) if last["before"] else None
-                unfinished = last["state"] in ("running", "stopped")
-                if unfinished and last["release"] == goal.release:
+            if last is not None and last["state"] not in ("done", "nothing"):
+                self._unsettled(last["id"], now)
+                before = _before(last["before"]) if last["run"] == run else None
+                unfinished = last["state"] in ("running", "paused")
+                if unfinished and (last["release"], last["run"]) == (goal.release, run):
                     self.connection.execute(
-                        "UPDATE rollouts SET state='running', holder=?, ended=NULL WHERE id=?",
+                        "UPDATE rollouts SET state='running', holder=?, ended=NULL, outcome=NULL"
+                        " WHERE id=?",
                         (holder, last["id"]),
                     )
                     return last["id"], before, True
                 if unfinished:
                     self._state(last["id"], "superseded", now, None)
             cursor = self.connection.execute(
-                "INSERT INTO rollouts (site, farm, release, state, holder, started, before)"
-                " VALUES (?, ?, ?, 'running', ?, ?, ?)",
+                "INSERT INTO rollouts (run, site, farm, server, release, state, holder, started,"
+                " before) VALUES (?, ?, ?, ?, ?, 'running', ?, ?, ?)",
                 (
+                    run,
                     goal.site,
                     goal.farm,
+                    goal.server,
                     goal.release,
                     holder,
                     now,
@@ -125,47 +68,79 @@ class Journal:
 
     def remember(self, rollout: int, before: Before) -> None:
         """Write how the farm was in service."""
-        self.connection.execute(
-            "UPDATE rollouts SET before=? WHERE id=?", (json.dumps(asdict(before)), rollout)
-        )
+        with self.write():
+            self.connection.execute(
+                "UPDATE rollouts SET before=? WHERE id=?", (json.dumps(asdict(before)), rollout)
+            )
 
     def intend(self, rollout: int, step: Step, now: float) -> int:
         """Write that the step is about to run; returns the step's id."""
-        cursor = self.connection.execute(
-            "INSERT INTO steps (rollout, name, targets, why, state, started)"
-            " VALUES (?, ?, ?, ?, 'intended', ?)",
-            (rollout, step.name, json.dumps(list(step.targets)), step.why, now),
-        )
-        return int(cursor.lastrowid or 0)
+        return self._intend(rollout, None, step, now)
+
+    def intend_run(self, run: int, step: Step, now: float) -> int:
+        """Like :meth:`intend`, for a step of the run itself."""
+        return self._intend(None, run, step, now)
 
     def settle(self, step: int, state: str, evidence: Mapping[str, Any], now: float) -> None:
         """Write how the step ended: ``done``, ``failed`` or ``unknown``."""
-        self.connection.execute(
-            "UPDATE steps SET state=?, evidence=?, ended=? WHERE id=?",
-            (state, json.dumps(evidence, default=str), now, step),
-        )
+        with self.write():
+            self.connection.execute(
+                "UPDATE steps SET state=?, evidence=?, ended=? WHERE id=?",
+                (state, json.dumps(evidence, default=str), now, step),
+            )
 
     def end(self, rollout: int, state: str, outcome: Mapping[str, Any], now: float) -> None:
-        """Write how the rollout ended: ``done``, ``failed``, ``stopped`` or ``refused``."""
-        with _transaction(self.connection):
-            self._orphans(rollout, now)
+        """Write how the rollout ended: ``done``, ``nothing``, ``failed``, ``paused`` …"""
+        with self.write():
+            self._unsettled(rollout, now)
             self._state(rollout, state, now, json.dumps(outcome, default=str))
 
-    def rollouts(self, limit: int = 20) -> list[dict[str, Any]]:
-        """The latest rollouts, newest first, with their outcome."""
+    def rollouts(self, limit: int = 20, run: int | None = None) -> list[dict[str, Any]]:
+        """The latest rollouts, of a run or of all, newest first, with their outcome."""
         rows = self.connection.execute(
-            "SELECT * FROM rollouts ORDER BY id DESC LIMIT ?", (limit,)
+            "SELECT * FROM rollouts WHERE ? IS NULL OR run=? ORDER BY id DESC LIMIT ?",
+            (run, run, limit),
         ).fetchall()
-        return [_plain(row, "before", "outcome") for row in rows]
+        return [plain(row, "before", "outcome") for row in rows]
 
     def steps(self, rollout: int) -> list[dict[str, Any]]:
         """A rollout's steps in the order in which they ran."""
-        rows = self.connection.execute(
-            "SELECT * FROM steps WHERE rollout=? ORDER BY id", (rollout,)
-        ).fetchall()
-        return [_plain(row, "targets", "evidence") for row in rows]
+        return self._steps("rollout", rollout)
 
-    def _orphans(self, rollout: int, now: float) -> None:
+    def run_steps(self, run: int) -> list[dict[str, Any]]:
+        """The steps of the run itself, such as staging, in the order in which they ran."""
+        return self._steps("run", run)
+
+    def finished(self, run: int) -> list[tuple[str, str, Before]]:
+        """The farms that the run touched, in order, each as it was when the run came to it."""
+        rows = self.connection.execute(
+            "SELECT site, farm, before FROM rollouts WHERE run=? AND before IS NOT NULL"
+            " AND server IS NULL ORDER BY id",
+            (run,),
+        ).fetchall()
+        first: dict[tuple[str, str], Before] = {}
+        for row in rows:
+            first.setdefault((row["site"], row["farm"]), Before(**json.loads(row["before"])))
+        return [(site, farm, before) for (site, farm), before in first.items()]
+
+    # -- shared --------------------------------------------------------------------------------
+
+    def _intend(self, rollout: int | None, run: int | None, step: Step, now: float) -> int:
+        with self.write():
+            cursor = self.connection.execute(
+                "INSERT INTO steps (rollout, run, name, targets, why, state, started)"
+                " VALUES (?, ?, ?, ?, ?, 'intended', ?)",
+                (rollout, run, step.name, json.dumps(list(step.targets)), step.why, now),
+            )
+            return int(cursor.lastrowid or 0)
+
+    def _steps(self, column: str, of: int) -> list[dict[str, Any]]:
+        rows = self.connection.execute(
+            f"SELECT * FROM steps WHERE {column}=? ORDER BY id", (of,)
+        ).fetchall()
+        return [plain(row, "targets", "evidence") for row in rows]
+
+    def _unsettled(self, rollout: int, now: float) -> None:
         self.connection.execute(
             "UPDATE steps SET state='unknown', ended=? WHERE rollout=? AND state='intended'",
             (now, rollout),
@@ -178,8 +153,5 @@ class Journal:
         )
 
 
-def _plain(row: sqlite3.Row, *packed: str) -> dict[str, Any]:
-    plain = dict(row)
-    for key in packed:
-        plain[key] = json.loads(plain[key]) if plain[key] else None
-    return plain
+def _before(packed: str | None) -> Before | None:
+    return Before(**json.loads(packed)) if packed else None
