@@ -7,8 +7,9 @@ from typing import Any
 from webfarm.rollout.cluster import Clock
 from webfarm.rollout.model import Refused, Reply, Step, listed
 from webfarm.rollout.outline import learn
-from webfarm.rollout.planner import lacking
 from webfarm.rollout.pool import through_one
+from webfarm.rollout.probe import lacking
+from webfarm.rollout.watch_over import load, soak
 from webfarm.rollout.world import Result, World
 
 POLL_FIRST = 0.2
@@ -25,12 +26,17 @@ def perform(step: Step, world: World, waits: Waits, stopping: Stopping) -> Resul
 
     Only steps that change nothing while they wait can be stopped half-way.
     """
-    if step.name in ("soft", "soak"):
+    if step.name == "soft":
         result = _wait(step, world, waits, stopping)
+    elif step.name == "soak":
+        result = soak(step, world, waits, stopping)
     elif step.name == "quiesce":
         result = _quiesce(step, world, waits, stopping)
-    elif step.name in ("preflight", "flush"):
+    elif step.name == "flush":
         result = through_one(step, world)
+    elif step.name == "preflight":
+        result = through_one(step, world)
+        result = load(world, result) if result.state == "done" else result
     elif step.function == "haproxy_runtime.set_farms":
         result = _balancers(step, world, waits)
     else:
@@ -53,31 +59,14 @@ def _polls(clock: Clock) -> Callable[[], None]:
 
 def _wait(step: Step, world: World, waits: Waits, stopping: Stopping) -> Result:
     start = world.clock.monotonic()
-    lowest = 1.0
-    while True:
-        spent = world.clock.monotonic() - start
-        if not world.situation.blind:
-            lowest = min(lowest, world.situation.capacity())
-        if step.name == "soak" and (trouble := _soaked_badly(world)):
-            return Result("failed", {"seconds": round(spent, 1)}, trouble)
-        if step.deadline is not None and spent >= step.deadline:
-            return Result("done", {"seconds": round(spent, 1), "lowest_capacity": lowest})
+    deadline = step.deadline or 0.0
+    while (spent := world.clock.monotonic() - start) < deadline:
         if stopping():
             return Result("stopped", {"seconds": round(spent, 1)})
         waits(step.why, spent)
-        world.clock.sleep(min(POLL_LONGEST, (step.deadline or spent) - spent))
+        world.clock.sleep(min(POLL_LONGEST, deadline - spent))
         world.observe(servers=False)
-
-
-def _soaked_badly(world: World) -> str:
-    now = world.situation
-    if now.blind:
-        return ""
-    if now.states != {"open"}:
-        return f"{now.goal.farm} is no longer open on every balancer: {sorted(now.states)}"
-    if not any(now.up(name) for name in now.farm.servers):
-        return f"no server of {now.goal.farm} is UP on every balancer"
-    return ""
+    return Result("done", {"seconds": round(spent, 1)})
 
 
 def _quiesce(step: Step, world: World, waits: Waits, stopping: Stopping) -> Result:
@@ -127,6 +116,7 @@ def _balancers(step: Step, world: World, waits: Waits) -> Result:
     while True:
         if isinstance(current, Step) and current.name == step.name:
             replies = world.cluster.call(
+                world.goal.site,
                 str(current.function),
                 current.targets,
                 current.arguments,
@@ -163,7 +153,7 @@ def _servers(step: Step, world: World, waits: Waits) -> Result:
     replies: Mapping[str, Reply] = {}
     if step.function:
         replies = world.cluster.call(
-            step.function, step.targets, step.arguments, step.deadline or 60.0
+            world.goal.site, step.function, step.targets, step.arguments, step.deadline or 60.0
         )
     asked = world.clock.monotonic()
     while True:

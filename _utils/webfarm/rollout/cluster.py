@@ -3,11 +3,30 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from webfarm.rollout.lease import Hold
 from webfarm.rollout.model import Reply, Seen
+
+HELD = (
+    "haproxy_runtime.farms",
+    "haproxy_runtime.set_farms",
+    "webfarm_release.status",
+    "webfarm_release.stage",
+    "webfarm_release.switch",
+    "farm_cache.flush",
+)
 
 
 class Cluster(Protocol):
-    """A site's balancers and a farm's servers: no call hangs, none raises for a node."""
+    """A site's balancers and a farm's servers: no call hangs, none raises for a node.
+
+    hold
+        The leases under which the cluster is observed and changed. The functions in ``HELD`` carry
+        its proof as the argument ``hold``, so that a node refuses what an older holder still
+        sends; it is renewed while a call waits, and every call raises :class:`lease.Held` when it
+        is lost.
+    """
+
+    hold: Hold | None
 
     def observe(self, site: str, farm: str, servers: bool = True) -> Seen:
         """Look at every balancer of the site, and at every server of the farm if ``servers``.
@@ -18,9 +37,17 @@ class Cluster(Protocol):
         ...
 
     def call(
-        self, function: str, targets: Sequence[str], arguments: Mapping[str, Any], deadline: float
+        self,
+        site: str,
+        function: str,
+        targets: Sequence[str],
+        arguments: Mapping[str, Any],
+        deadline: float,
     ) -> Mapping[str, Reply]:
-        """Ask each target once; what is missing after ``deadline`` seconds is a reply too."""
+        """Ask each target of the site once; what is missing after ``deadline`` seconds is a reply.
+
+        ``deadline`` ends the wait; the job may still run at its target, or run later.
+        """
         ...
 
 
@@ -28,13 +55,20 @@ class Clock(Protocol):
     """Time, handed in so that a simulation can have its own."""
 
     def time(self) -> float:
-        """Seconds since the epoch."""
+        """Seconds since the epoch; may jump."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """Seconds that never go back, the same for every process since the machine's start."""
         ...
 
     def sleep(self, seconds: float) -> None:
         """Wait."""
         ...
+
+
+def held(
+    hold: Hold | None, site: str, function: str, arguments: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The arguments of a call, with the proof of the hold where its function takes one."""
+    return {**arguments, "hold": hold.of(site)} if hold and function in HELD else arguments

@@ -1,15 +1,14 @@
 """Run a rollout: observe, plan, write what is intended, act, write what came of it, look again."""
 
-import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 
-from webfarm.errors import WebfarmError
-from webfarm.rollout.act import Stopping, perform
+from webfarm.rollout import opening
+from webfarm.rollout.act import perform
 from webfarm.rollout.cluster import Clock, Cluster
 from webfarm.rollout.journal import Journal
-from webfarm.rollout.lease import Lease
-from webfarm.rollout.model import Goal, InService, Memory, Refused, Step, Stuck, listed
+from webfarm.rollout.lease import Hold
+from webfarm.rollout.model import Goal, InService, Memory, Refused, Step, Stuck, Wish, listed
 from webfarm.rollout.outline import before
 from webfarm.rollout.situation import Situation
 from webfarm.rollout.watcher import Done, Outcome, Watcher
@@ -17,14 +16,21 @@ from webfarm.rollout.world import Result, World
 from webfarm.topology import Site
 
 STUCK_SECONDS = 60.0  # how long a balancer may be silent in the middle of a rollout
+IN_SERVICE = ("done", "nothing", "failed", "aborted")  # outcomes that leave the farm in service
 
 
 class Engine:
     """Takes one farm to a goal; whatever happens, it can be started again with the same goal.
 
+    A farm that is not in service at the end makes the outcome ``paused``: somebody has to decide.
+
     goal_for
         Gives the goal for another release of the same farm, or None when the pillar does not have
         it; needed to put a farm back in service on the release that it had.
+    wished
+        What an operator wants meanwhile; asked between steps and while one waits.
+    closed
+        Why no farm may leave service now, empty when it may.
     """
 
     def __init__(
@@ -32,46 +38,43 @@ class Engine:
         site: Site,
         cluster: Cluster,
         journal: Journal,
-        lease: Lease,
+        hold: Hold,
         clock: Clock,
         goal_for: Callable[[str], Goal | None],
         watcher: Watcher | None = None,
-        stopping: Stopping = lambda: False,
+        wished: Callable[[], Wish | None] = lambda: None,
+        closed: Callable[[], str] = lambda: "",
+        holder: str = "",
     ) -> None:
         self.site = site
         self.cluster = cluster
         self.journal = journal
-        self.lease = lease
+        self.hold = hold
         self.clock = clock
         self.goal_for = goal_for
         self.watcher = watcher or Watcher()
-        self.stopping = stopping
+        self.wished = wished
+        self.closed = closed
+        self.holder = holder
 
-    def run(self, goal: Goal) -> Outcome:
-        """Take the farm to ``goal``; raises :class:`Held` when another holds the site.
+    def run(self, goal: Goal, run: int, staged: bool = False) -> Outcome:
+        """Take the farm to ``goal`` as part of the run with this number.
 
-        Every other trouble of the cluster is an :class:`Outcome`. An error of the journal is
-        raised: what cannot be written is not done.
+        staged
+            The run has staged the release on every server of its scope.
+
+        Every trouble of the cluster is an :class:`Outcome`. An error of the journal is raised,
+        since what cannot be written is not done; and so is :class:`lease.Held`.
         """
-        self.lease.take(f"{goal.farm} to {goal.release}", self.clock.time())
-        try:
-            return self._run(goal)
-        except sqlite3.Error as error:
-            raise WebfarmError(
-                f"the journal cannot be written ({error}), so nothing more was done; make room in "
-                f"the master's cache directory, then `{command(goal)}` goes on from there"
-            ) from error
-        finally:
-            self.lease.release()
-
-    def _run(self, goal: Goal) -> Outcome:
         start = self.clock.time()
-        self.rollout, known, resumed = self.journal.begin(goal, self.lease.holder, start)
-        self.watcher.rollout_started(goal, self.rollout, resumed)
+        self.number = run
+        self.rollout, known, self.resumed = self.journal.begin(goal, self.holder, start, run)
+        self.watcher.rollout_started(goal, self.rollout, self.resumed)
         self.asked = goal
-        self.resumed = resumed
+        self.aborting: Wish | None = None
         self.done: list[Done] = []
-        self.world = World(goal, self.site, self.cluster, self.clock, Memory(before=known))
+        memory = Memory(before=known, done=self._already_done(staged))
+        self.world = World(goal, self.site, self.cluster, self.clock, memory)
         self.world.observe()
         outcome = None
         while outcome is None:
@@ -83,14 +86,29 @@ class Engine:
             steps=tuple(self.done),
         )
         state = "done" if outcome.ok else outcome.state
+        if outcome.state in IN_SERVICE:
+            self.journal.quarantine(goal.site, goal.farm, outcome.left_out, self.clock.time())
         self.journal.end(self.rollout, state, outcome.plain(), self.clock.time())
         self.watcher.rollout_finished(outcome)
         return outcome
 
+    def _already_done(self, staged: bool) -> frozenset[str]:
+        """What the journal says of steps that no observation shows."""
+        done = {"stage"} if staged else set()
+        if self.resumed:  # a soak that was cut short begins again
+            names = [(step["name"], step["state"]) for step in self.journal.steps(self.rollout)]
+            opened = any(name == "open" for name, _ in names)
+            if opened and ("soak", "done") not in names:
+                done.add("open")
+        return frozenset(done)
+
     def _turn(self) -> Outcome | None:
         """One decision and what follows from it; None while the rollout goes on."""
-        if self.stopping() and self.done:
-            return self._outcome("stopped", "stopped by the operator between two steps")
+        wish = self._wish()
+        if wish and wish.kind == "pause":
+            return self._outcome("paused", str(wish))
+        if wish and not self.world.situation.blind:
+            return self._abort(wish)
         decision = self.world.next()
         if isinstance(decision, Stuck) and not self._recovers(decision):
             return self._fail(listed(decision.reasons))
@@ -102,28 +120,37 @@ class Engine:
             return self._fail("; ".join(decision.reasons))
         return self._step(decision)
 
+    def _wish(self) -> Wish | None:
+        """What the operator wants and did not get yet."""
+        wish = self.wished()
+        return None if wish and wish.kind != "pause" and self.aborting else wish
+
     # -- one step -----------------------------------------------------------------------------
 
     def _step(self, step: Step) -> Outcome | None:
-        self.lease.confirm()
+        now = self.world.situation
+        untouched = now.states == {"open"} and not now.fenced
+        if untouched and step.name != "stage" and (why := self.closed()):
+            return self._fail(why)
         self._note(step)
+        self.hold.confirm()
         entry = self.journal.intend(self.rollout, step, self.clock.time())
-        self.watcher.step_started(step, self.world.situation.capacity())
+        self.watcher.step_started(step, now.capacity())
         start = self.clock.monotonic()
 
         def waits(what: str, seconds: float) -> None:
             self.watcher.step_waits(step, what, seconds, step.deadline)
 
-        result = perform(step, self.world, waits, self.stopping)
+        result = perform(step, self.world, waits, lambda: self._wish() is not None)
         state = "unknown" if result.state == "stopped" else result.state
         self.journal.settle(entry, state, _evidence(result), self.clock.time())
         done = Done(step.name, state, self.clock.monotonic() - start, _evidence(result))
         self.done.append(done)
         self.watcher.step_finished(step, done)
         if result.state == "stopped":
-            return self._outcome(
-                "stopped", f"stopped by the operator while it waited in {step.name}"
-            )
+            return None  # the next turn does what was wished
+        if result.state == "inconclusive":
+            return self._outcome("paused", f"{step.name} is inconclusive: {result.error}")
         if result.state != "done":
             return self._fail(f"{step.name}: {result.error}", retreat=step.name != "flush")
         if step.name == "open":  # a server that only was silent may join now
@@ -154,8 +181,9 @@ class Engine:
         patience = max(STUCK_SECONDS, 3 * self.site.policy.answer_seconds)
         wait = Step("wait", tuple(self.site.balancers), listed(stuck.reasons), patience)
         while self.clock.monotonic() - start < patience:
-            if self.stopping():
-                return False
+            wish = self._wish()
+            if wish and wish.kind == "pause":
+                return True
             self.watcher.step_waits(wait, wait.why, self.clock.monotonic() - start, patience)
             self.clock.sleep(2.0)
             self.world.observe(servers=False)
@@ -168,6 +196,13 @@ class Engine:
     def _arrived(self, arrived: InService) -> Outcome:
         goal, memory = self.asked, self.world.memory
         left_out = dict(arrived.left_out)
+        if self.aborting:
+            message = f"{self.aborting}: {goal.farm} is in service on {self.world.goal.release}" + (
+                ", no session has seen the other release"
+                if memory.retreat
+                else "; it had begun to open, so only forward was safe"
+            )
+            return self._outcome("aborted", message, left_out)
         if memory.retreat:
             return self._outcome(
                 "failed",
@@ -176,49 +211,80 @@ class Engine:
                 "the other one",
                 left_out,
             )
-        if any(done.step == "rejoin" and "failed" in done.evidence for done in self.done):
-            return self._outcome(
-                "failed",
-                f"not every server of {goal.farm} could be brought to {goal.release}",
-                left_out,
+        rejoined = not any(
+            done.step == "rejoin" and "failed" in done.evidence for done in self.done
+        )
+        if not rejoined or (goal.server and goal.server in left_out):
+            what = (
+                f"{goal.server}: {left_out[goal.server]}"
+                if goal.server in left_out
+                else (f"not every server of {goal.farm} could be brought to {goal.release}")
             )
+            return self._outcome("failed", what, left_out)
+        what = f"{goal.server} of {goal.farm}" if goal.server else goal.farm
         if not self.done and not self.resumed:
             return self._outcome(
-                "nothing", f"{goal.farm} is in service on {goal.release}: nothing to do", left_out
+                "nothing", f"{what} is in service on {goal.release}: nothing to do", left_out
             )
-        return self._outcome("done", f"{goal.farm} is in service on {goal.release}", left_out)
+        return self._outcome("done", f"{what} is in service on {goal.release}", left_out)
+
+    def _abort(self, wish: Wish) -> Outcome | None:
+        """Into service as soon as that is safe: back when no session can have seen the release."""
+        self.aborting = wish
+        now, memory = self.world.situation, self.world.memory
+        if now.states == {"open"} and not (now.fenced and opening.lacking(now)):
+            return self._outcome("aborted", f"{wish}: {self.asked.farm} is in service")
+        if memory.retreat:
+            return None
+        if self._no_way_back():
+            self.world.memory = replace(memory, done=memory.done | {"soak"})
+        else:
+            self._turn_back(str(wish))
+        return None
 
     def _fail(self, reason: str, retreat: bool = True) -> Outcome | None:
         """Leave the farm in service as it was when that is safe, else as it is; say which."""
         world = self.world
         now = world.situation
         if now.blind:
+            state = "paused" if self._changed() or self.resumed else "refused"
             return self._outcome(
-                "failed" if self.done or self.resumed else "refused",
-                f"{reason}. Nothing is changed while a balancer may not have followed",
+                state, f"{reason}. Nothing is changed while a balancer may not have followed"
             )
-        if now.states == {"open"} and not (now.fenced and self.done):
+        pauses = self.site.policy.on_failure == "pause" and not self.aborting
+        if now.states == {"open"} and not (now.fenced and self._changed()):
             return self._outcome("refused" if not self._changed() else "failed", reason)
+        if now.states == {"open"}:
+            return self._outcome(
+                "paused" if pauses else "failed",
+                f"{reason}. {now.goal.farm} is in service on {now.goal.release}: going back from "
+                "there resets the sessions that have seen it",
+            )
         if world.memory.retreat:
             return self._outcome(
-                "failed",
+                "paused",
                 f"{world.memory.retreat}. On the way back to {world.goal.release}: {reason}. "
                 f"{world.goal.farm} stays as it is, out of service",
             )
-        if world.memory.before is None:
-            world.memory = replace(world.memory, before=before(now))
+        if pauses:
+            return self._outcome("paused", f"{reason}. {now.goal.farm} is left as it is")
         why_not = self._no_way_back() if retreat else "its sessions' cache cannot be trusted"
         if why_not:
             return self._outcome(
-                "failed", f"{reason}. {world.goal.farm} is left as it is: {why_not}"
+                "paused", f"{reason}. {world.goal.farm} is left as it is: {why_not}"
             )
-        old = self.goal_for(world.memory.before.release if world.memory.before else "")
-        assert old is not None
+        self._turn_back(reason)
+        return None
+
+    def _turn_back(self, reason: str) -> None:
+        world = self.world
+        was = world.memory.before
+        old = self.goal_for(was.release) if was else None
+        assert old is not None  # _no_way_back has looked
         self.watcher.turned_back(old.release, reason)
         world.goal = old
-        world.memory = Memory(before=world.memory.before, retreat=reason)
+        world.memory = Memory(before=was, retreat=reason)
         world.observe()
-        return None
 
     def _changed(self) -> bool:
         return any(done.step not in ("stage", "preflight") for done in self.done)
@@ -226,6 +292,8 @@ class Engine:
     def _no_way_back(self) -> str:
         """Why the farm cannot be put back on the release that it had; empty when it can."""
         now = self.world.situation
+        if self.world.memory.before is None:
+            self.world.memory = replace(self.world.memory, before=before(now))
         was = self.world.memory.before
         if now.states & {"ready", "open"} and now.fenced:
             return (
@@ -241,20 +309,24 @@ class Engine:
 
     def _outcome(self, state: str, message: str, left_out: dict[str, str] | None = None) -> Outcome:
         goal = self.asked
+        now = self.world.situation
         if left_out is None:
-            left_out = {} if self.world.situation.blind else self.world.situation.left_out
+            left_out = {} if now.blind else now.left_out
+        todo = f"salt-run upgrade.resume {self.number}" if state == "paused" else command(goal)
         return Outcome(
             state=state,
             goal=goal,
             message=message,
-            cluster=describe(self.world.situation),
-            command="" if state in ("done", "nothing") else command(goal),
+            cluster=describe(now),
+            command="" if state in ("done", "nothing", "aborted") else todo,
             left_out=left_out,
         )
 
 
 def command(goal: Goal) -> str:
-    """What to type to go on."""
+    """What to type to try again."""
+    if goal.server:
+        return f"salt-run upgrade.server {goal.site} {goal.farm} {goal.server}"
     reset = " reset_sessions=True" if goal.reset_sessions else ""
     return f"salt-run upgrade.farm {goal.site} {goal.farm} release={goal.release}{reset}"
 

@@ -13,6 +13,7 @@ Two rules differ from a naive reading of the order:
 
 from dataclasses import replace
 
+from webfarm.rollout import opening, steps
 from webfarm.rollout.model import (
     Goal,
     InService,
@@ -20,7 +21,6 @@ from webfarm.rollout.model import (
     Next,
     Refused,
     Seen,
-    ServerView,
     Step,
     Stuck,
     listed,
@@ -29,24 +29,21 @@ from webfarm.rollout.preflight import percent, refusals, too_many
 from webfarm.rollout.situation import Situation
 from webfarm.topology import Site
 
-STAGE_SECONDS = 3600.0
-SWITCH_SECONDS = 90.0
-VERIFY_SECONDS = 60.0
-FLUSH_SECONDS = 10.0
-
 
 def decide(goal: Goal, site: Site, seen: Seen, memory: Memory) -> Next:
     """The next step towards ``goal``, or why there is none."""
     now = Situation(goal, site, seen, memory)
     if now.blind:
         return Stuck(tuple(now.blind))
+    if goal.server is not None:
+        return _one_server(now, goal.server)
     if now.fenced and now.states == {"open"}:
         return _in_service(now)
     if now.fenced and now.states <= {"open", "drain"}:
         # drained, never closed: its sessions are still here and nothing moved
-        return _open(now)
+        return opening.open_(now)
     if now.fenced and now.states & {"open", "ready"}:
-        return _opening(now)
+        return opening.half_open(now)
     if not now.fenced and len(now.fences) > 1 and now.states != {"closed"}:
         shown = listed([f"{name} {at.release} ({at.state})" for name, at in now.at.items()])
         return Stuck(
@@ -69,8 +66,8 @@ def remember(memory: Memory, goal: Goal, site: Site, seen: Seen) -> Memory:
 
 
 def _in_service(now: Situation) -> Next:
-    if not all(_opened(now, name) for name in now.balancers):
-        return _open(now)
+    if opening.lacking(now):
+        return opening.open_(now)
     policy = now.site.policy
     soaks = policy.soak_seconds and not now.memory.retreat
     if "open" in now.memory.done and "soak" not in now.memory.done and soaks:
@@ -80,25 +77,30 @@ def _in_service(now: Situation) -> Next:
             f"watch the farm on {now.goal.release}",
             policy.soak_seconds,
         )
-    stragglers = _stragglers(now)
+    stragglers = opening.stragglers(now)
     if not stragglers:
         return InService(now.out_of_service)
-    return _stage(now, stragglers) or _switch(now, stragglers, "rejoin")
+    return steps.stage(now, stragglers) or steps.switch(now, stragglers, "rejoin")
 
 
-def _stragglers(now: Situation) -> list[str]:
-    return [
-        name
-        for name in now.members
-        if not now.server(name).runs(now.goal.release) and not now.up(name, everywhere=False)
-    ]
-
-
-def _opened(now: Situation, name: str) -> bool:
-    at, view = now.at[name], now.balancers[name]
-    farm = now.goal.farm
-    young = at.generation < view.newest or view.pick_newest.get(farm, 0) > 0
-    return at.state == "open" and view.pick.get(farm, 0) > 0 and young
+def _one_server(now: Situation, name: str) -> Next:
+    """A server that was left out or slept: to the release of its farm, which stays in service."""
+    goal, view = now.goal, now.server(name)
+    if not (now.fenced and now.states == {"open"}):
+        return Refused((f"{goal.farm} is not open on {goal.release} on every balancer",))
+    if now.up(name) and view.runs(goal.release):
+        return InService(now.out_of_service)
+    if not view.answered:
+        return Refused((f"{name} does not answer: {view.why}",))
+    if now.withheld(name):
+        return Refused((f"{name} is held out of service by an operator; make it ready first",))
+    if name in now.memory.quarantined:
+        return InService(now.out_of_service)
+    if "stage" not in now.memory.done:
+        return steps.stage_again(now, name)
+    if not view.runs(goal.release):
+        return steps.switch(now, [name], "rejoin")
+    return opening.verify(now, [name])
 
 
 # -- out of service: drain, close, switch ----------------------------------------------------------
@@ -111,7 +113,7 @@ def _out_of_service(now: Situation) -> Next:
         reasons = refusals(now)
         if reasons:
             return Refused(tuple(reasons))
-    step = _stage(now, now.members)
+    step = steps.stage(now, now.members)
     if step:
         return step
     if untouched and "preflight" not in memory.done:
@@ -165,8 +167,8 @@ def _closed(now: Situation) -> Next:
         )
     old = [name for name in now.members if not now.server(name).runs(goal.release)]
     if old:
-        return _switch(now, old, "switch")
-    return _flush(now) or _prove(now) or _ready(now)
+        return steps.switch(now, old, "switch")
+    return steps.flush(now) or opening.prove(now) or opening.ready(now)
 
 
 def _drain(now: Situation) -> Step | None:
@@ -210,200 +212,3 @@ def _without(now: Situation) -> dict[str, dict[str, int]]:
         if all(view.farms[farm].generation == now.newest for view in now.balancers.values())
     ]
     return {"pick": now.shares(now.others()), "pick_newest": now.shares(newest)}
-
-
-def _stage(now: Situation, servers: list[str]) -> Step | None:
-    goal = now.goal
-    lacking = [name for name in servers if not now.server(name).has(goal.php, goal.webapp)]
-    if now.states == {"open"} and not now.fenced and "stage" not in now.memory.done:
-        lacking = servers  # also where the trees are: it enters the pair in releases.php
-    if not lacking:
-        return None
-    return Step(
-        "stage",
-        tuple(lacking),
-        f"php {goal.php} and webapp {goal.webapp} must be installed, and known as {goal.release}",
-        STAGE_SECONDS,
-        "webfarm_release.stage",
-        {
-            "release": goal.release,
-            "php": goal.php,
-            "webapp": goal.webapp,
-            "digests": dict(goal.digests) if goal.digests else None,
-        },
-    )
-
-
-def _switch(now: Situation, servers: list[str], name: str) -> Step:
-    goal = now.goal
-    return Step(
-        name,
-        tuple(servers),
-        f"to {goal.release}, all at once",
-        SWITCH_SECONDS,
-        "webfarm_release.switch",
-        {"release": goal.release, "php": goal.php, "webapp": goal.webapp},
-    )
-
-
-def _flush(now: Situation) -> Step | None:
-    """Sessions that left the farm went on elsewhere: what its pool remembers is the past (S3)."""
-    wanted = [m for m in now.to_flush() if m not in now.memory.flushed]
-    if not wanted:
-        return None
-    return Step(
-        "flush",
-        tuple(now.members),
-        f"the pool must not remember what moved away: {listed(wanted)}",
-        FLUSH_SECONDS + now.site.policy.answer_seconds,
-        "farm_cache.flush",
-        {"servers": wanted, "deadline": FLUSH_SECONDS},
-    )
-
-
-# -- back into service: verify, ready on all, open on each -----------------------------------------
-
-
-def _prove(now: Situation) -> Step | None:
-    goal, memory = now.goal, now.memory
-    if "warm" not in memory.done and not memory.retreat:
-        return Step(
-            "warm",
-            tuple(now.members),
-            "the webapp answers and opcache is filled before the first session comes",
-            VERIFY_SECONDS,
-            "webfarm_release.warm",
-        )
-    if "verify" not in memory.done:
-        return Step(
-            "verify",
-            tuple(now.members),
-            f"each says {goal.release} and is UP on every balancer",
-            VERIFY_SECONDS,
-        )
-    return None
-
-
-def _opening(now: Situation) -> Next:
-    """Ready or open on some balancer: only forward is safe, a session may have seen the release."""
-    if not now.may_do_without(now.left_out):
-        return Stuck((too_many(now),))
-    stragglers = _stragglers(now)
-    step = _stage(now, stragglers) if stragglers else None
-    if stragglers:  # the fence holds them DOWN, so a switch disturbs nobody
-        return step or _switch(now, stragglers, "switch")
-    step = _flush(now) if "closed" in now.states else None
-    if step:
-        return step
-    if "verify" not in now.memory.done:
-        return Step(
-            "verify",
-            tuple(now.members),
-            f"each says {now.goal.release} and is UP on every balancer",
-            VERIFY_SECONDS,
-        )
-    return _ready(now)
-
-
-def _ready(now: Situation) -> Next:
-    """First phase on every balancer that lacks it; only when all have it read back, the second."""
-    goal = now.goal
-    if now.regression:
-        return Stuck((now.regression,))
-    generation = now.generation
-    newest = max(now.newest, generation)
-    share = {"pick_newest": _newest_shares(now, generation, newest)}
-    behind = [name for name in now.balancers if not _is_ready(now, name, generation, newest)]
-    demoted = [name for name in behind if now.at[name].state == "open"]
-    if demoted:
-        return Stuck(
-            (
-                f"{goal.farm} is open on {listed(demoted)} with a generation that is not "
-                f"{generation}; close it there with `salt {demoted[0]} haproxy_runtime.set_farms`",
-            )
-        )
-    if not behind:
-        return _open(now)
-    return Step(
-        "ready",
-        tuple(behind),
-        f"generation {generation}; serves only sessions that already saw it",
-        3 * now.site.policy.answer_seconds,
-        "haproxy_runtime.set_farms",
-        {
-            "state": {goal.farm: "ready"},
-            "generation": {goal.farm: generation},
-            "newest": newest,
-            **share,
-        },
-    )
-
-
-def _is_ready(now: Situation, name: str, generation: int, newest: int) -> bool:
-    at, view = now.at[name], now.balancers[name]
-    return (
-        at.state in ("ready", "open")
-        and at.generation == generation
-        and view.newest == newest
-        and (generation < newest or view.pick_newest.get(now.goal.farm, 0) > 0)
-    )
-
-
-def _newest_shares(now: Situation, generation: int, newest: int) -> dict[str, int]:
-    farms = [
-        farm
-        for farm in now.others(("open", "ready"))
-        if all(view.farms[farm].generation == newest for view in now.balancers.values())
-    ]
-    if generation == newest:
-        farms.append(now.goal.farm)
-    return now.shares(farms)
-
-
-def _open(now: Situation) -> Step:
-    goal = now.goal
-    targets = [name for name in now.balancers if not _opened(now, name)]
-    generation = max(at.generation for at in now.at.values())
-    return Step(
-        "open",
-        tuple(targets),
-        "every balancer is ready",
-        3 * now.site.policy.answer_seconds,
-        "haproxy_runtime.set_farms",
-        {
-            "state": {goal.farm: "open"},
-            "pick": now.shares([*now.others(), goal.farm]),
-            "pick_newest": _newest_shares(now, generation, now.newest),
-        },
-    )
-
-
-# -- questions ---------------------------------------------------------------------------------
-
-
-def lacking(step: Step, goal: Goal, site: Site, seen: Seen, memory: Memory) -> dict[str, str]:
-    """Which targets of a step on servers are not where it takes them, and what each shows."""
-    now = Situation(goal, site, seen, memory)
-    out = {}
-    for name in step.targets:
-        view = now.server(name)
-        if not view.answered:
-            out[name] = f"does not answer: {view.why}"
-        elif step.name == "stage" and not view.has(goal.php, goal.webapp):
-            out[name] = f"php {goal.php} or webapp {goal.webapp} is not installed"
-        elif step.name in ("switch", "rejoin", "verify") and not view.runs(goal.release):
-            out[name] = f"expected {goal.release}, {_shows(view)}"
-        elif (
-            step.name in ("rejoin", "verify")
-            and not now.blind
-            and not now.up(name)
-            and not now.withheld(name)
-        ):
-            out[name] = f"is not UP on {listed(now.not_up_on(name))}"
-    return out
-
-
-def _shows(view: ServerView) -> str:
-    if view.release is None:
-        return f"it shows no release: {view.why}"
-    return f"it shows {view.release}" + ("" if view.ready else f", not ready: {view.why}")

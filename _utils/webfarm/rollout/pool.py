@@ -36,7 +36,8 @@ def _ask_pool(
     refusals = 0
     for name in step.targets * ROUNDS:
         arguments = {**step.arguments, "servers": members}
-        asked = world.cluster.call(str(step.function), (name,), arguments, step.deadline or 60.0)
+        site, function = world.goal.site, str(step.function)
+        asked = world.cluster.call(site, function, (name,), arguments, step.deadline or 60.0)
         reply = asked[name]
         bad = unproven(step.name, members, reply.value) if reply.ok else {name: reply.error}
         if not bad:

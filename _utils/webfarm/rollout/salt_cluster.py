@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from webfarm.rollout import views
+from webfarm.rollout.cluster import held
+from webfarm.rollout.lease import Hold
 from webfarm.rollout.model import Reply, Seen
 from webfarm.topology import Topology
 
@@ -37,6 +39,7 @@ class SaltCluster:
         self.client = client
         self.topology = topology
         self.monotonic = monotonic
+        self.hold: Hold | None = None
         self.silent: set[str] = set()
 
     def observe(self, site: str, farm: str, servers: bool = True) -> Seen:
@@ -46,7 +49,7 @@ class SaltCluster:
         asked = [("haproxy_runtime.farms", list(plan.balancers))]
         if servers:
             asked.append(("webfarm_release.status", list(self.topology.farm(site, farm).servers)))
-        jobs = [_Job(self, function, targets, {}) for function, targets in asked]
+        jobs = [self._job(site, function, targets, {}) for function, targets in asked]
         # servers that were silent before must not make every look at the others slow
         self._collect(jobs, seconds, patient=set(plan.balancers))
         self.silent = {
@@ -59,12 +62,27 @@ class SaltCluster:
         )
 
     def call(
-        self, function: str, targets: Sequence[str], arguments: Mapping[str, Any], deadline: float
+        self,
+        site: str,
+        function: str,
+        targets: Sequence[str],
+        arguments: Mapping[str, Any],
+        deadline: float,
     ) -> Mapping[str, Reply]:
         """See :class:`webfarm.rollout.cluster.Cluster`."""
-        job = _Job(self, function, list(targets), arguments)
+        job = self._job(site, function, list(targets), arguments)
         self._collect([job], deadline, patient=set(targets), probe=True)
         return job.replies
+
+    def _job(
+        self, site: str, function: str, targets: Sequence[str], arguments: Mapping[str, Any]
+    ) -> "_Job":
+        self._beat()
+        return _Job(self, function, targets, held(self.hold, site, function, arguments))
+
+    def _beat(self) -> None:
+        if self.hold:
+            self.hold.beat()
 
     def _collect(
         self, jobs: "Sequence[_Job]", deadline: float, patient: set[str], probe: bool = False
@@ -72,6 +90,7 @@ class SaltCluster:
         start = self.monotonic()
         next_probe = start + PROBE_SECONDS
         while any(job.missing for job in jobs):
+            self._beat()
             now = self.monotonic()
             spent = now - start
             for job in jobs:

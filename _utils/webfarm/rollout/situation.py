@@ -1,9 +1,9 @@
 """Answer questions about one farm in one observation: capacity, agreement, shares, generation."""
 
-import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 
+from webfarm.policy import budget
 from webfarm.releases import order_key
 from webfarm.rollout.model import (
     BalancerView,
@@ -165,10 +165,8 @@ class Situation:
 
     @property
     def budget(self) -> int:
-        """How many servers may be left out: ``max_failed`` of the farm, one at least, never all."""
-        count = len(self.farm.servers)
-        allowed = max(1, math.floor(self.site.policy.max_failed * count))
-        return min(allowed, count - 1)
+        """How many of the farm's servers may be left out (``max_failed``)."""
+        return budget(self.site.policy.max_failed, len(self.farm.servers))
 
     def to_flush(self) -> list[str]:
         """The pool's members that must be proven empty.

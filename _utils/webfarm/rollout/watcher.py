@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from webfarm.rollout.model import Goal, Step
+from webfarm.rollout.model import Goal, Run, Step
 
 
 @dataclass(frozen=True)
 class Done:
-    """A step that ended: ``state`` is done, failed or unknown."""
+    """A step that ended: ``state`` is done, failed, inconclusive or unknown."""
 
     step: str
     state: str
@@ -23,7 +23,8 @@ class Outcome:
 
     state
         ``done``, ``nothing`` (it was there already), ``refused`` (nothing was changed),
-        ``stopped`` (by the operator) or ``failed``.
+        ``paused`` (it waits for somebody, the farm may be out of service), ``aborted`` (by the
+        operator; the farm is in service) or ``failed`` (the farm is in service, see ``cluster``).
     message
         What happened; for a failure what failed where.
     cluster
@@ -75,8 +76,59 @@ class Outcome:
         return data
 
 
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended, or why it waits.
+
+    state
+        ``done``, ``nothing``, ``refused``, ``aborted``, ``failed`` or ``rolled_back``: it has
+        ended, every farm is in service. ``paused``: it has not.
+    outcomes
+        Of the farms that it came to, in order.
+    not_begun
+        The farms that it did not come to.
+    command
+        What to type next; empty when there is nothing to type.
+    """
+
+    state: str
+    run: int
+    message: str
+    outcomes: tuple[Outcome, ...] = ()
+    not_begun: tuple[Goal, ...] = ()
+    command: str = ""
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """The farms are where the operator wanted them."""
+        return self.state in ("done", "nothing")
+
+    def plain(self) -> dict[str, Any]:
+        """As data, for ``--out=json`` and the journal."""
+        data: dict[str, Any] = {
+            "result": self.ok,
+            "state": self.state,
+            "run": self.run,
+            "message": self.message,
+            "seconds": round(self.seconds, 3),
+            "outcomes": [outcome.plain() for outcome in self.outcomes],
+        }
+        if self.not_begun:
+            data["not_begun"] = [f"{goal.site} {goal.farm}" for goal in self.not_begun]
+        if self.command:
+            data["next"] = self.command
+        return data
+
+
 class Watcher:
     """Every hook does nothing; a subclass overrides what it needs."""
+
+    def run_started(self, number: int, run: Run, resumed: bool) -> None:
+        """The leases are held, the run is in the journal."""
+
+    def run_finished(self, outcome: RunOutcome) -> None:
+        """The run has ended, or waits."""
 
     def rollout_started(self, goal: Goal, rollout: int, resumed: bool) -> None:
         """The lease is held and the journal open."""

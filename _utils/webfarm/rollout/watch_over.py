@@ -1,0 +1,108 @@
+"""Hold a farm against the others: their load before it leaves service, its answers once open."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from webfarm.rollout import gates
+from webfarm.rollout.model import Step, listed
+from webfarm.rollout.preflight import percent
+from webfarm.rollout.situation import Situation
+from webfarm.rollout.world import Result, World
+
+LOOKS = 3  # at the load, which one look may catch at an odd moment
+LOOK_SECONDS = 0.3
+POLL_SECONDS = 2.0
+SICK_LOOKS = 2  # a server that restarts is DOWN for one
+
+
+def load(world: World, result: Result) -> Result:
+    """Preflight: could the other farms answer what all farms answer now?"""
+    loads = []
+    for _ in range(LOOKS):
+        world.clock.sleep(LOOK_SECONDS)
+        world.observe(servers=False)
+        if not world.situation.blind:
+            loads.append(gates.utilisation(world.site, world.seen, world.goal.farm))
+    limit = world.site.policy.gates.max_utilisation
+    mean = sum(loads) / len(loads) if loads else 0.0
+    evidence = {**result.evidence, "utilisation_without": percent(mean)}
+    if mean <= limit:
+        return replace(result, evidence=evidence)
+    return Result(
+        "failed",
+        evidence,
+        f"without {world.goal.farm} the other farms of {world.goal.site} would be used at "
+        f"{percent(mean)} of their php-fpm children, max_utilisation is {percent(limit)}; "
+        "wait for a quieter hour",
+    )
+
+
+def soak(
+    step: Step,
+    world: World,
+    waits: Callable[[str, float], None],
+    stopping: Callable[[], bool],
+) -> Result:
+    """The opened farm against those that still run the old release, by the balancers' counters.
+
+    ``failed`` as soon as the gate says so, ``inconclusive`` when there was not enough to judge
+    ``patience_seconds`` after the step's deadline.
+    """
+    start = world.clock.monotonic()
+    policy = world.site.policy
+    first = world.seen
+    sick = 0
+    deadline = step.deadline or 0.0
+    while True:
+        spent = world.clock.monotonic() - start
+        now = world.situation
+        evidence: dict[str, object] = {"seconds": round(spent, 1)}
+        verdict = None
+        if not now.blind:
+            trouble = _sick(now)
+            sick = sick + 1 if trouble else 0
+            if sick >= SICK_LOOKS:
+                return Result("failed", evidence, trouble)
+            verdict = gates.judge(
+                policy.gates,
+                gates.sample(first, world.seen, [now.goal.farm]),
+                gates.sample(first, world.seen, baseline) if (baseline := _baseline(now)) else None,
+            )
+            evidence |= {"gate": verdict.state, **verdict.evidence}
+            if verdict.state == "fail":
+                return Result("failed", evidence, verdict.why)
+            if spent >= deadline and verdict.state == "pass" and not sick:
+                return Result("done", evidence)
+        if spent >= deadline + policy.gates.patience_seconds:
+            why = verdict.why if verdict else listed(now.blind)
+            return Result("inconclusive", evidence, why)
+        if stopping():
+            return Result("stopped", evidence)
+        waits(verdict.why if verdict and spent >= deadline else step.why, spent)
+        world.clock.sleep(min(POLL_SECONDS, deadline - spent if spent < deadline else POLL_SECONDS))
+        world.observe(servers=False)
+
+
+def _sick(now: Situation) -> str:
+    if now.states != {"open"}:
+        return f"{now.goal.farm} is no longer open on every balancer: {sorted(now.states)}"
+    down = {
+        name: f"is not UP on {listed(now.not_up_on(name))}"
+        for name in now.farm.servers
+        if not now.up(name) and not now.withheld(name)
+    }
+    if now.may_do_without(down):
+        return ""
+    shown = listed([f"{name} {why}" for name, why in down.items()])
+    return f"{len(down)} of {now.goal.farm}'s servers are not UP, {now.budget} may be: {shown}"
+
+
+def _baseline(now: Situation) -> list[str]:
+    """The open farms on another release; when there is none, all other open farms."""
+    others = now.others()
+    old = [
+        farm
+        for farm in others
+        if all(view.farms[farm].release != now.goal.release for view in now.balancers.values())
+    ]
+    return old or others
