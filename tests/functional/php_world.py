@@ -11,42 +11,25 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from loopback import NET, SHARED_PORTS, free_port, listens, wait_for
 from webfarm import topology
 
 ROOT = Path(__file__).parent.parent.parent
 PHP_FPM = "/usr/sbin/php-fpm8.2"
 PHP = "/usr/bin/php8.2"
-BALANCER = "127.77.1.11"
-DATABASE = "127.77.1.5"
+BALANCER = f"{NET}.1.11"
+STRANGER = f"{NET}.1.99"
+DATABASE = f"{NET}.1.5"
 PREPRODUCTION = "preproduction-r640"
 WS1, WS2, OTHER_FARM = "site1-farm1-ws1", "site1-farm1-ws2", "site1-farm2-ws1"
 PASSWORD = "o'clock \\ \" $HOME"  # as awkward as a generated one may be
-
-
-def free_port(address: str) -> int:
-    with socket.create_server((address, 0)) as held:
-        return int(held.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.02)
-
-
-def listens(address: str, port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
-        return True
-    return False
 
 
 @dataclass
@@ -112,7 +95,7 @@ class Server:
         socket_file = self.home / "run/php-www.sock"
         socket_file.unlink(missing_ok=True)
         self.fpm.start()
-        wait_for(socket_file.exists, 20, "php-fpm answers")
+        wait_for(socket_file.exists, "php-fpm answers")
 
     def switch_webapp(self, version: str) -> None:
         """As an upgrade does it: another tree behind `current`."""
@@ -130,7 +113,7 @@ class Site:
         self.php = subprocess.run(
             [PHP, "-r", "echo PHP_VERSION;"], check=True, capture_output=True, text=True
         ).stdout
-        self.cache_port = free_port(BALANCER)
+        self.cache_port = free_port(f"{NET}.1.101")
         self.database_port = free_port(DATABASE)
         self.topology = self._topology()
         self.database = self._database()
@@ -141,18 +124,19 @@ class Site:
         }
 
     def _topology(self) -> dict[str, Any]:
+        ports = iter(SHARED_PORTS)  # each server listens on 127.0.0.1 too
+
         def server(host: int) -> dict[str, Any]:
-            address = f"127.77.1.{host}"
-            return {"address": address, "port": free_port("127.0.0.1"), "max_children": 8}
+            return {"address": f"{NET}.1.{host}", "port": next(ports), "max_children": 8}
 
         farms = {
             "farm1": {WS1: server(101), WS2: server(102)},
             "farm2": {OTHER_FARM: server(111)},
         }
         data = {
-            "store": {"minion": "master", "address": "127.77.0.2"},
+            "store": {"minion": "master", "address": f"{NET}.0.2"},
             "primary": {
-                "balancers": {"lb1": {"address": "127.77.0.11"}},
+                "balancers": {"lb1": {"address": f"{NET}.0.11"}},
                 "domain": "shop.example",
             },
             "sites": {
@@ -178,7 +162,7 @@ class Site:
                 "2026.11.9": {"php": self.php, "webapp": "1"},
                 "2026.11.10": {"php": self.php, "webapp": "2"},
             },
-            "preproduction": {"servers": {PREPRODUCTION: {"address": "127.77.0.51"}}},
+            "preproduction": {"servers": {PREPRODUCTION: {"address": f"{NET}.0.51"}}},
             "target": "2026.11.9",
         }
         return topology.parse(data).model_dump(mode="json")
@@ -250,7 +234,7 @@ class Site:
 
     def start_database(self) -> None:
         self.database.start()
-        wait_for(lambda: listens(DATABASE, self.database_port), 60, "MariaDB answers")
+        wait_for(lambda: listens(DATABASE, self.database_port), "MariaDB answers")
 
     def _create_schema(self) -> None:
         # on the loopback every connection comes from one address
@@ -270,7 +254,7 @@ class Site:
         (home / "log").chmod(0o777)
         for version in ("1", "2"):
             tree = home / "srv/webapp/versions" / version
-            shutil.copytree(ROOT / "lab/webapp" / version, tree)
+            shutil.copytree(ROOT / "lab/webapp", tree)
             shutil.copytree(ROOT / "tests/functional/php_pages", tree / "public/pages")
         (home / "srv/webapp/current").symlink_to("versions/1")
         for name in ("session.php", "releases.php", "php-fpm.conf"):
@@ -304,9 +288,9 @@ class Site:
             server.fpm.start()
             server.nginx.start()
         for server in self.servers.values():
-            wait_for(lambda: listens(server.address, self.cache_port), 20, "memcached")  # noqa: B023
-            wait_for((server.home / "run/php-www.sock").exists, 20, "php-fpm")
-            wait_for(lambda: listens(server.address, server.port), 20, "nginx")  # noqa: B023
+            wait_for(lambda: listens(server.address, self.cache_port), "memcached")  # noqa: B023
+            wait_for((server.home / "run/php-www.sock").exists, "php-fpm")
+            wait_for(lambda: listens(server.address, server.port), "nginx")  # noqa: B023
 
     def stop(self) -> None:
         for server in self.servers.values():
@@ -314,8 +298,19 @@ class Site:
                 daemon.stop()
         self.database.stop()
 
+    def let_go(self, hold: bool = False) -> None:
+        """Let the requests for /pages/hold.php end; or hold those that come from now on."""
+        for server in self.servers.values():
+            for version in ("1", "2"):
+                file = server.home / f"srv/webapp/versions/{version}/public/pages/let-go"
+                if hold:
+                    file.unlink(missing_ok=True)
+                else:
+                    file.touch()
+
     def heal(self) -> None:
         """Everything runs, nothing is remembered."""
+        self.let_go(hold=True)
         if self.database.process is None:
             self.start_database()
         self.sql("DELETE FROM webfarm.sessions")
@@ -327,7 +322,7 @@ class Site:
                 server.cache.start()
             server.cache.disturbed = False
             os.killpg(server.cache.process.pid, signal.SIGCONT)  # type: ignore[union-attr]
-            wait_for(lambda: listens(server.address, self.cache_port), 20, "memcached")  # noqa: B023
+            wait_for(lambda: listens(server.address, self.cache_port), "memcached")  # noqa: B023
             self.cache_command(server, "flush_all")
             if os.readlink(server.home / "srv/webapp/current") != "versions/1":
                 server.switch_webapp("1")

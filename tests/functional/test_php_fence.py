@@ -11,6 +11,7 @@ from php_world import (
     PHP,
     PHP_FPM,
     PREPRODUCTION,
+    STRANGER,
     WS1,
     Client,
     Site,
@@ -96,9 +97,9 @@ def test_the_server_itself_may_ask_without_naming_a_release(site: Site) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/index.php", "/ready"])
 def test_only_the_sites_balancers_may_ask(site: Site, path: str) -> None:
-    assert Client(site).ask(path=path, source="127.77.1.99").status == 403
+    assert Client(site).ask(path=path, source=STRANGER).status == 403
     forged = {"X-Forwarded-For": BALANCER}
-    assert Client(site).ask(path=path, source="127.77.1.99", headers=forged).status == 403
+    assert Client(site).ask(path=path, source=STRANGER, headers=forged).status == 403
 
 
 @pytest.mark.parametrize(
