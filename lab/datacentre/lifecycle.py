@@ -128,8 +128,8 @@ def _build(size: str) -> None:
             machine.boot_wave(names[begin : begin + WAVE])
     with phase("all minions answer"):
         salt.wait_for_minions()
-    with phase("modules synced"):
-        salt.sync()
+    with phase("all minions have the modules"):
+        salt.wait_for_modules()
     highstate(plan)
     with phase("all minions answer with their new configuration"):
         salt.wait_for_minions()

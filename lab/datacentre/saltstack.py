@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from . import credentials, machine
-from .places import root
+from .places import REPO, root
 from .source import INCOMING, PILLAR, SOURCE
 from .terminal import LabError, say, wait_until
 from .topology import Node, Topology
@@ -25,12 +29,16 @@ file_roots:
 pillar_roots:
   base:
     - /{PILLAR}
+reactor:
+  - salt/minion/*/start:
+    - salt://reactor/minion_start.sls
 """
 
 MINION = """\
 master: {master}
 """
 
+PATIENCE = 5  # seconds for a question that is asked again anyway
 ATTEMPTS = 3
 SYNC_BATCH = 8
 SYNC_SECONDS = 120
@@ -58,8 +66,26 @@ def prepare(topology: Topology) -> None:
         own.mkdir(parents=True, exist_ok=True)
         (own / "minion").write_text(MINION.format(master=master.address))
         (own / "minion_id").write_text(f"{node.name}\n")
+        _configure(node, own / "minion.d/webfarm.conf")
         credentials.minion_key(own / "pki/minion", etc / "pki/master/minions" / node.name)
         _enable(node, "salt-minion.service")
+
+
+def _configure(node: Node, path: Path) -> None:
+    """Write what the state `minion` would, so that its highstate need not restart the minion."""
+    here = dataclasses.asdict(node) | {"role": "store" if node.role == "master" else node.role}
+    source = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(REPO / "salt"),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    source.filters["json"] = json.dumps
+    text = source.get_template("minion/files/webfarm.conf.jinja").render(
+        salt={"webfarm_topology.node": lambda: here}
+    )
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    path.chmod(0o640)
 
 
 class Salt:
@@ -106,15 +132,28 @@ class Salt:
         )
 
     def wait_for_minions(self, seconds: float = 600) -> None:
+        """Return when every minion answers."""
+        patience = f"timeout={PATIENCE}", f"gather_job_timeout={PATIENCE}"
         deadline = time.monotonic() + seconds
-        missing = set(self.minions)
-        while missing:
-            answers = self.call(sorted(missing), "test.ping", timeout=15)
-            missing -= {minion for minion, answer in answers.items() if answer is True}
-            if missing and time.monotonic() > deadline:
+        while missing := set(self.minions) - set(self.run("manage.up", *patience)):
+            if time.monotonic() > deadline:
                 raise LabError(
                     f"no answer to test.ping from {', '.join(sorted(missing))}; see: "
                     f"lab/lab exec {sorted(missing)[0]} -- journalctl -u salt-minion"
+                )
+
+    def wait_for_modules(self, seconds: float = 600) -> None:
+        """Return when every minion has the modules, which the reactor brings it when it starts."""
+        self.run("saltutil.sync_all")
+        deadline = time.monotonic() + seconds
+        missing = list(self.minions)
+        while missing:
+            answers = self.call(missing, "webfarm_topology.check")
+            missing = [minion for minion in missing if answers.get(minion) is not True]
+            if missing and time.monotonic() > deadline:
+                raise LabError(
+                    f"no modules on {', '.join(missing)}: {answers.get(missing[0], 'no answer')}; "
+                    f"see: lab/lab exec {self.master} -- journalctl -u salt-master"
                 )
 
     def sync(self) -> None:

@@ -17,6 +17,7 @@ from .topology import Topology
 SOURCE = "srv/webfarm/src"
 PILLAR = "srv/webfarm/pillar"
 INCOMING = "srv/webfarm/incoming"
+WEBAPPS = ("1", "2")
 
 EXCLUDED = (
     *(".git", ".venv", "__pycache__", "*.egg-info", ".pytest_cache", ".mypy_cache"),
@@ -89,6 +90,5 @@ def copy_trees(master: str, php: Mapping[str, Path], webapps: Mapping[str, Path]
 
 
 def webapps() -> dict[str, Path]:
-    """Version -> tree of the lab's own web application."""
-    folder = REPO / "lab" / "webapp"
-    return {path.name: path for path in sorted(folder.glob("*/")) if (path / "public").is_dir()}
+    """Version -> tree of the lab's own web application, which takes its version from its folder."""
+    return dict.fromkeys(WEBAPPS, REPO / "lab" / "webapp")

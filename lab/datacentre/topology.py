@@ -24,6 +24,8 @@ class Node:
     name: str
     role: Role
     addresses: tuple[str, ...]
+    site: str | None = None
+    farm: str | None = None
 
     @property
     def address(self) -> str:
@@ -92,15 +94,15 @@ def parse(size: str, pillar: Mapping[str, Any]) -> Topology:
             addresses.append(entry["public"])
         public.append(addresses[-1])
         nodes.append(Node(name, "primary", tuple(addresses)))
-    for site in cluster["sites"].values():
+    for site_name, site in cluster["sites"].items():
         database = site["database"]
         if database.get("minion"):
-            nodes.append(Node(database["minion"], "database", (database["address"],)))
+            nodes.append(Node(database["minion"], "database", (database["address"],), site_name))
         for name, entry in site["balancers"].items():
-            nodes.append(Node(name, "balancer", (entry["address"],)))
-        for farm in site["farms"].values():
+            nodes.append(Node(name, "balancer", (entry["address"],), site_name))
+        for farm_name, farm in site["farms"].items():
             for name, entry in farm["servers"].items():
-                nodes.append(Node(name, "server", (entry["address"],)))
+                nodes.append(Node(name, "server", (entry["address"],), site_name, farm_name))
     for name, entry in ((cluster.get("preproduction") or {}).get("servers") or {}).items():
         nodes.append(Node(name, "preproduction", (entry["address"],)))
     client = str(subnet(public[0]).network_address + 100)

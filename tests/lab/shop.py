@@ -15,6 +15,7 @@ import yaml
 from lab_words import ROOT, Lab
 from referee.answer import Answer, decode_all
 from referee.releases import order_key
+from runner import sql
 
 LOG = "/var/lib/referee/answers.jsonl"
 PILLAR = "/srv/webfarm/pillar/releases.sls"
@@ -58,6 +59,18 @@ class Shop:
         policy.setdefault("policy", {}).update(changes)
         self._write_pillar()
 
+    @contextmanager
+    def governed(self, **changes: object) -> Iterator[None]:
+        """Another policy while the block runs."""
+        policy = self._pillar["sites"][self.site]["policy"]
+        before = dict(policy)
+        self.policy(**changes)
+        try:
+            yield
+        finally:
+            policy.clear()
+            self.policy(**before)
+
     def _write_pillar(self) -> None:
         text = yaml.safe_dump({"webfarm": self._pillar}, sort_keys=False)
         self.lab.exec("master", "sh", "-c", f"cat > {PILLAR}", stdin=text)
@@ -74,7 +87,7 @@ class Shop:
         """A release after the newest: the other PHP and a webapp of its own; made when missing."""
         releases: dict[str, dict[str, str]] = self._pillar["releases"]
         newest = order_key(self.newest())
-        later = [name for name in releases if order_key(name) > newest]
+        later = [name for name in releases if order_key(name) > newest and "-" not in name]
         return min(later, key=order_key) if later else self._another()
 
     def _another(self) -> str:
@@ -82,12 +95,7 @@ class Shop:
         releases: dict[str, dict[str, str]] = self._pillar["releases"]
         number = len(releases) + 1
         webapp = f"t{number}"
-        copy = (
-            f"cp -a {INCOMING}/3 {INCOMING}/{webapp} && sed -i \"s/WEBAPP = '3'/WEBAPP = "
-            f"'{webapp}'/\" {INCOMING}/{webapp}/public/index.php"
-        )
-        self.lab.sh("master", f"test -d {INCOMING}/{webapp} || {{ {copy}; }}")
-        self.lab.run("store.add", "webapp", webapp, f"{INCOMING}/{webapp}")
+        self.lab.run("store.add", "webapp", webapp, f"{INCOMING}/1")
         first, second = (release["php"] for release in list(releases.values())[:2])
         name = f"2026.11.{number}"
         releases[name] = {"php": first if number % 2 else second, "webapp": webapp}
@@ -143,6 +151,21 @@ class Shop:
         [old] = {release for other, release in self.releases().items() if other != farm}
         return old, self.release(farm)
 
+    def next_farm(self) -> str:
+        """The farm that is behind; of equal ones the last."""
+        releases = self.releases()
+        return min(reversed(list(self.farms)), key=lambda farm: order_key(releases[farm]))
+
+    def unfinished(self) -> list[int]:
+        """The runs that have not ended."""
+        rows = sql(self.lab, "SELECT id FROM runs WHERE state IN ('running', 'paused')")
+        return [int(row[0]) for row in rows]
+
+    def quarantine(self) -> dict[str, str]:
+        """Server to the reason why it is left out."""
+        query = f"SELECT server, why FROM quarantine WHERE site = '{self.site}'"
+        return {server: why for server, why in sql(self.lab, query)}
+
     # -- balancers
 
     def view(self, balancer: str) -> dict[str, Any]:
@@ -189,9 +212,10 @@ class Shop:
 
     def connected(self) -> None:
         """Wait until every minion of the site answers."""
-        minions = [*self.balancers, *(server for farm in self.farms.values() for server in farm)]
+        minions = {*self.balancers, *(server for farm in self.farms.values() for server in farm)}
+        asked = ("manage.up", "timeout=5", "gather_job_timeout=5")
         until(
-            lambda: self.lab.salt(minions, "test.ping") == dict.fromkeys(minions, True),
+            lambda: minions <= set(self.lab.run(*asked, check=False)),
             f"{', '.join(minions)} answer",
         )
 
@@ -256,6 +280,11 @@ class Shop:
     def log(self) -> list[Answer]:
         """All answers of the traffic."""
         lines = self.lab.sh("client", f"cat {LOG}").splitlines(keepends=True)
+        return [entry for entry in decode_all(lines) if isinstance(entry, Answer)]
+
+    def failed(self) -> list[Answer]:
+        """The answers of the traffic that were none, or an error."""
+        lines = self.lab.sh("client", f"grep '\"kind\":' {LOG} || true").splitlines(keepends=True)
         return [entry for entry in decode_all(lines) if isinstance(entry, Answer)]
 
     def judge(self, *options: str) -> dict[str, Any]:

@@ -4,7 +4,8 @@ declare(strict_types=1);
 
 // A webapp with an ordinary PHP session: it counts its answers, and says who answered.
 
-const WEBAPP = '2';
+// The folder of a version has its name; symlinks are resolved here.
+define('WEBAPP', basename(dirname(__DIR__)));
 
 /** A whole number of milliseconds from the query, or the answer 400. */
 function milliseconds(string $name): int
