@@ -253,7 +253,7 @@ def parse(data: object) -> Topology:
         topology = Topology.model_validate(plain)
     except ValidationError as error:
         lines = shape.lines(error, "webfarm")
-        if "target" not in data:  # `initial` defaults to it, and it is reported as missing
+        if plain["initial"] == "":  # it defaults to the target, which is reported as missing
             lines = [line for line in lines if not line.startswith("webfarm.initial:")]
         raise BadTopology(lines + mistakes) from None
     if mistakes:

@@ -50,6 +50,28 @@ def test_all_mistakes_are_reported_at_once_with_their_paths(pillar: dict[str, An
     assert len(mistakes(pillar)) == 6
 
 
+def test_a_policys_mistakes_are_named_with_their_paths_beside_all_others(
+    pillar: dict[str, Any],
+) -> None:
+    night = {"days": ["mon"], "from": 1320, "to": "05:00", "timezone": "Europe/Berlin"}
+    pillar["sites"]["site1"]["policy"] = {"windows": [night], "max_failed": "25%"}
+    pillar["sites"]["site2"]["policy"] = {"gates": {"min_requests": -1}, "aprove": "site"}
+    pillar["target"] = "2026.11.9"
+    found = mistakes(pillar)
+    assert [line.split(": ")[0] for line in found] == [
+        "webfarm.sites.site1.policy.max_failed",
+        "webfarm.sites.site1.policy.windows.0.from",
+        "webfarm.sites.site2.policy.gates.min_requests",
+        "webfarm.sites.site2.policy.aprove",
+        "webfarm.target",
+    ]
+
+
+def test_a_missing_target_is_named_once(pillar: dict[str, Any]) -> None:
+    del pillar["target"], pillar["initial"]
+    assert mistakes(pillar) == ["webfarm.target: is missing"]
+
+
 @pytest.mark.parametrize("value", [None, [], "webfarm", 7])
 def test_a_pillar_that_is_no_mapping_is_named_as_such(value: object) -> None:
     assert mistakes(value)[0].startswith("webfarm: is ")
