@@ -19,7 +19,7 @@ from webfarm.rollout.model import (
     Seen,
     ServerAtBalancer,
 )
-from webfarm.rollout.preflight import too_busy
+from webfarm.rollout.preflight import load_without, too_busy
 from webfarm.rollout.situation import Situation
 from webfarm.topology import Site, parse
 

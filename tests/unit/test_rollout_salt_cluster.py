@@ -71,7 +71,7 @@ def test_a_minion_that_does_not_answer_is_a_reply_after_the_deadline(
 ) -> None:
     bus.answers["a"] = (0.5, good(1))
     bus.running = {"b"}
-    replies = cluster.call("test.ping", ["a", "b"], {}, 20)
+    replies = cluster.call("site1", "test.ping", ["a", "b"], {}, 20)
     assert replies["a"] == Reply(True, 1)
     assert replies["b"].ok is None
     assert "no answer in 20 s" in replies["b"].error
@@ -83,7 +83,7 @@ def test_a_minion_that_lost_a_long_job_is_noticed_long_before_the_deadline(
 ) -> None:
     bus.running = {"a"}
     bus.answers["a"] = (100.0, good("installed"))
-    replies = cluster.call("webfarm_release.stage", ["a", "b"], {}, 3600)
+    replies = cluster.call("site1", "webfarm_release.stage", ["a", "b"], {}, 3600)
     assert replies["a"].ok
     assert "stopped running the job" in replies["b"].error
     assert bus.now < 110
@@ -93,7 +93,7 @@ def test_an_error_is_a_reply_without_its_traceback(bus: Bus, cluster: SaltCluste
     bus.answers["a"] = (0.1, {"return": "ERROR: no room on /srv", "success": False, "retcode": 1})
     trace = "Traceback (most recent call last):\n  File x\nwebfarm.errors.WebfarmError: weight is 0"
     bus.answers["b"] = (0.1, {"return": trace, "success": False, "retcode": 1})
-    replies = cluster.call("f.g", ["a", "b"], {"x": 1}, 20)
+    replies = cluster.call("site1", "f.g", ["a", "b"], {"x": 1}, 20)
     assert replies["a"] == Reply(False, "ERROR: no room on /srv", "no room on /srv")
     assert replies["b"].error == "weight is 0"
     assert bus.published[0] == ("f.g", ["a", "b"], [{"__kwarg__": True, "x": 1}])
@@ -101,7 +101,7 @@ def test_an_error_is_a_reply_without_its_traceback(bus: Bus, cluster: SaltCluste
 
 def test_a_minion_without_an_accepted_key_is_not_waited_for(bus: Bus, cluster: SaltCluster) -> None:
     bus.unknown = {"a"}
-    assert "accepted no key" in cluster.call("f.g", ["a"], {}, 20)["a"].error
+    assert "accepted no key" in cluster.call("site1", "f.g", ["a"], {}, 20)["a"].error
     assert bus.now == 0
 
 
@@ -112,7 +112,8 @@ def test_a_master_that_cannot_publish_is_a_reply(
         raise ConnectionError("no master")
 
     monkeypatch.setattr(bus, "pub", fail)
-    assert "could not publish f.g: no master" in cluster.call("f.g", ["a"], {}, 20)["a"].error
+    [error] = [r.error for r in cluster.call("site1", "f.g", ["a"], {}, 20).values()]
+    assert "could not publish f.g: no master" in error
 
 
 def test_only_the_minion_itself_speaks_and_only_once(bus: Bus, cluster: SaltCluster) -> None:
@@ -121,7 +122,7 @@ def test_only_the_minion_itself_speaks_and_only_once(bus: Bus, cluster: SaltClus
     bus.queue.append((0.1, forged))
     bus.queue.append((0.2, {"tag": "salt/job/0/ret/a", "data": {"id": "a", **good("old job")}}))
     bus.queue.append((0.3, {"tag": "salt/job/1/ret/a", "data": "no mapping"}))
-    assert cluster.call("f.g", ["a"], {}, 20)["a"].value == "first"
+    assert cluster.call("site1", "f.g", ["a"], {}, 20)["a"].value == "first"
 
 
 def test_a_server_that_was_silent_does_not_slow_every_look(bus: Bus, cluster: SaltCluster) -> None:

@@ -28,8 +28,11 @@ class Cluster(Protocol):
 
     hold: Hold | None
 
-    def observe(self, site: str, farm: str, servers: bool = True) -> Seen:
-        """Look at every balancer of the site, and at every server of the farm if ``servers``.
+    def observe(self, site: str, farm: str | None, servers: bool = True) -> Seen:
+        """Look at every balancer of the site and, if ``servers``, at every server of the farm.
+
+        farm
+            None: the servers of all farms of the site.
 
         A node that does not answer, or not in the expected shape, is a view with ``answered``
         false.

@@ -26,9 +26,6 @@ def refusals(now: Situation) -> list[str]:
             f"without {goal.farm} the site keeps {percent(rest)} of its weight, min_capacity is "
             f"{percent(policy.min_capacity)}; not UP: {listed(_down(now)) or 'none'}"
         )
-    busy = too_busy(now)
-    if busy:
-        reasons.append(busy)
     generation = max(at.generation for at in now.at.values())
     if not any(_takes_over(now, farm, generation) for farm in others):
         reasons.append(
@@ -38,9 +35,18 @@ def refusals(now: Situation) -> list[str]:
     return reasons
 
 
-def too_busy(now: Situation) -> str:
-    """Why the other farms cannot carry the site's present load; empty when they can."""
-    load, limit = utilisation(now.site, now.seen, now.goal.farm), now.site.policy.gates
+def load_without(now: Situation) -> float:
+    """The share of the other farms' php-fpm processes that the site's present requests take."""
+    return utilisation(now.site, now.seen, now.goal.farm)
+
+
+def too_busy(now: Situation, load: float) -> str:
+    """Why the other farms cannot carry ``load``; empty when they can.
+
+    One look may catch an odd moment, so this is asked once, with the mean of several, and not of
+    each observation like :func:`refusals`.
+    """
+    limit = now.site.policy.gates
     if load <= limit.max_utilisation:
         return ""
     if math.isinf(load):

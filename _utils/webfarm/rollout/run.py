@@ -363,6 +363,8 @@ class _Conducted:
             state,
             self.number,
             message,
+            self.run.kind,
+            releases(self.run),
             tuple(self.outcomes),
             tuple(g for g in self.run.goals if (g.site, g.farm) not in came_to),
             todo.get(state, ""),

@@ -42,13 +42,15 @@ class SaltCluster:
         self.hold: Hold | None = None
         self.silent: set[str] = set()
 
-    def observe(self, site: str, farm: str, servers: bool = True) -> Seen:
+    def observe(self, site: str, farm: str | None, servers: bool = True) -> Seen:
         """See :class:`webfarm.rollout.cluster.Cluster`; balancers and servers are asked at once."""
         plan = self.topology.site(site)
         seconds = plan.policy.answer_seconds
         asked = [("haproxy_runtime.farms", list(plan.balancers))]
         if servers:
-            asked.append(("webfarm_release.status", list(self.topology.farm(site, farm).servers)))
+            farms = plan.farms.values() if farm is None else [self.topology.farm(site, farm)]
+            names = [name for one in farms for name in one.servers]
+            asked.append(("webfarm_release.status", names))
         jobs = [self._job(site, function, targets, {}) for function, targets in asked]
         # servers that were silent before must not make every look at the others slow
         self._collect(jobs, seconds, patient=set(plan.balancers))

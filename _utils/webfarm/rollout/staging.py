@@ -75,7 +75,7 @@ class Staging:
     ) -> Iterator[tuple[tuple[str, ...], Goal]]:
         """Servers of the farms that are not on the release yet, ``stage_parallel`` at a time."""
         plan = self.sites[site]
-        seen = self.cluster.observe(site, goals[0].farm, servers=False)
+        seen = self.cluster.observe(site, None, servers=False)
         wanted = []
         for goal in goals:
             fences = {

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from webfarm.rollout import gates
 from webfarm.rollout.model import Step, listed
-from webfarm.rollout.preflight import percent
+from webfarm.rollout.preflight import load_without, too_busy
 from webfarm.rollout.situation import Situation
 from webfarm.rollout.world import Result, World
 
@@ -22,19 +22,13 @@ def load(world: World, result: Result) -> Result:
         world.clock.sleep(LOOK_SECONDS)
         world.observe(servers=False)
         if not world.situation.blind:
-            loads.append(gates.utilisation(world.site, world.seen, world.goal.farm))
-    limit = world.site.policy.gates.max_utilisation
-    mean = sum(loads) / len(loads) if loads else 0.0
-    evidence = {**result.evidence, "utilisation_without": percent(mean)}
-    if mean <= limit:
-        return replace(result, evidence=evidence)
-    return Result(
-        "failed",
-        evidence,
-        f"without {world.goal.farm} the other farms of {world.goal.site} would be used at "
-        f"{percent(mean)} of their php-fpm children, max_utilisation is {percent(limit)}; "
-        "wait for a quieter hour",
-    )
+            loads.append(load_without(world.situation))
+    if not loads:
+        return Result("unknown", result.evidence, listed(world.situation.blind))
+    mean = sum(loads) / len(loads)
+    evidence = {**result.evidence, "utilisation_without": round(mean, 3)}
+    busy = too_busy(world.situation, mean)
+    return Result("failed", evidence, busy) if busy else replace(result, evidence=evidence)
 
 
 def soak(

@@ -94,6 +94,8 @@ class RunOutcome:
     state: str
     run: int
     message: str
+    kind: str = "upgrade"
+    release: str = ""
     outcomes: tuple[Outcome, ...] = ()
     not_begun: tuple[Goal, ...] = ()
     command: str = ""
@@ -110,6 +112,8 @@ class RunOutcome:
             "result": self.ok,
             "state": self.state,
             "run": self.run,
+            "kind": self.kind,
+            "release": self.release,
             "message": self.message,
             "seconds": round(self.seconds, 3),
             "outcomes": [outcome.plain() for outcome in self.outcomes],
