@@ -63,22 +63,23 @@ class Ledger(Book):
     def quarantine(self, site: str, farm: str, servers: Mapping[str, str], now: float) -> None:
         """Replace the farm's set of servers that are left out, each with its reason.
 
-        A server that was in the set already keeps the time since when.
+        A server that was in the set already keeps its first reason, the telling one, and its time.
         """
         for what, name in (("site", site), ("farm", farm), *(("server", s) for s in servers)):
             names.check(name, what)
         with self.write():
-            since = {
-                row["server"]: row["since"]
+            known = {
+                row["server"]: (row["why"], row["since"])
                 for row in self.connection.execute(
                     "SELECT * FROM quarantine WHERE site=? AND farm=?", (site, farm)
                 )
             }
             self.connection.execute("DELETE FROM quarantine WHERE site=? AND farm=?", (site, farm))
-            self.connection.executemany(
-                "INSERT INTO quarantine VALUES (?, ?, ?, ?, ?)",
-                [(site, farm, s, line(w), since.get(s, now)) for s, w in servers.items()],
-            )
+            for server, why in servers.items():
+                self.connection.execute(
+                    "INSERT INTO quarantine VALUES (?, ?, ?, ?, ?)",
+                    (site, farm, server, *known.get(server, (line(why), now))),
+                )
 
     def quarantined(self, site: str | None = None) -> list[dict[str, Any]]:
         """The servers that are left out, of a site or of all: site, farm, server, why, since."""
