@@ -66,9 +66,11 @@ class Engine:
         Every trouble of the cluster is an :class:`Outcome`. An error of the journal is raised,
         since what cannot be written is not done; and so is :class:`lease.Held`.
         """
-        start = self.clock.time()
+        start = self.clock.monotonic()
         self.number = run
-        self.rollout, known, self.resumed = self.journal.begin(goal, self.holder, start, run)
+        self.rollout, known, self.resumed = self.journal.begin(
+            goal, self.holder, self.clock.time(), run
+        )
         self.watcher.rollout_started(goal, self.rollout, self.resumed)
         self.asked = goal
         self.aborting: Wish | None = None
@@ -82,7 +84,7 @@ class Engine:
         outcome = replace(
             outcome,
             rollout=self.rollout,
-            seconds=self.clock.time() - start,
+            seconds=self.clock.monotonic() - start,
             steps=tuple(self.done),
         )
         state = "done" if outcome.ok else outcome.state

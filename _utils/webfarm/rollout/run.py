@@ -15,6 +15,7 @@ from webfarm.rollout.journal_runs import releases, scope
 from webfarm.rollout.lease import LEASE_SECONDS, Hold, Lease, Process, is_dead
 from webfarm.rollout.ledger import line
 from webfarm.rollout.model import Goal, Run, Wish
+from webfarm.rollout.situation import WITHHELD
 from webfarm.rollout.staging import Staging
 from webfarm.rollout.watcher import Outcome, RunOutcome, Watcher
 from webfarm.topology import Site, Topology
@@ -260,7 +261,12 @@ class _Conducted:
         limit = self.sites[goal.site].policy.max_failed_run
         if limit is None:
             return ""
-        left_out = [name for outcome in self.outcomes for name in outcome.left_out]
+        left_out = [
+            name
+            for outcome in self.outcomes
+            for name, why in outcome.left_out.items()
+            if why != WITHHELD
+        ]
         count = sum(len(self.sites[goal.site].farms[goal.farm].servers) for goal in self.run.goals)
         allowed = budget(limit, count)
         if len(left_out) <= allowed:

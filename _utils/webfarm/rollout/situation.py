@@ -16,6 +16,8 @@ from webfarm.rollout.model import (
 )
 from webfarm.topology import Farm, Site
 
+WITHHELD = "is held out of service by an operator"
+
 
 class Situation:
     """What is wanted of a farm beside what is seen of its site; computes, changes nothing."""
@@ -124,7 +126,7 @@ class Situation:
                     "" if view.ready else f", not ready: {view.why}"
                 )
             elif self.withheld(name):
-                out[name] = "is held out of service by an operator"
+                out[name] = WITHHELD
             elif not self.up(name):
                 out[name] = f"is not UP on {listed(self.not_up_on(name))}"
         return out
