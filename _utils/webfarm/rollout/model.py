@@ -76,14 +76,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Wish:
-    """What an operator wants of a run that is under way: ``kind`` is ``pause`` or ``abort``."""
+    """What an operator wants of a run under way: ``kind`` is pause, abort or rollback."""
 
     kind: str
     by: str
     why: str = ""
 
     def __str__(self) -> str:
-        done = {"pause": "paused", "abort": "aborted"}[self.kind]
+        done = {"pause": "paused", "abort": "aborted", "rollback": "rolled back"}[self.kind]
         return f"{done} by {self.by}" + (f" ({self.why})" if self.why else "")
 
 
