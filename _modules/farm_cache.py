@@ -8,6 +8,7 @@ import webfarm
 
 webfarm.renew(__file__)
 
+from webfarm import hold as _hold
 from webfarm import memcache
 
 __virtualname__ = "farm_cache"
@@ -17,7 +18,9 @@ def __virtual__() -> str:
     return __virtualname__
 
 
-def flush(servers: list[str], deadline: float = 10) -> dict[str, dict[str, Any]]:
+def flush(
+    servers: list[str], deadline: float = 10, hold: str | None = None
+) -> dict[str, dict[str, Any]]:
     """
     Empty every server of the pool, until each lists no item any more.
 
@@ -28,6 +31,9 @@ def flush(servers: list[str], deadline: float = 10) -> dict[str, dict[str, Any]]
         ``HOST:PORT`` of each memcached server of the farm.
     deadline
         Seconds for all of them together.
+    hold
+        What a rollout proves its lease with, ``SITE:TOKEN.NUMBER``; one that is older than the
+        newest seen is refused. Left out by hand.
 
     CLI Example:
 
@@ -35,7 +41,8 @@ def flush(servers: list[str], deadline: float = 10) -> dict[str, dict[str, Any]]
 
         salt site1-farm1-ws1 farm_cache.flush '["10.77.1.101:11211", "10.77.1.102:11211"]'
     """
-    return memcache.flush(servers, deadline)
+    with _hold.of(__opts__).under(hold):  # type: ignore[name-defined]
+        return memcache.flush(servers, deadline)
 
 
 def stats(servers: list[str], deadline: float = 10) -> dict[str, dict[str, Any]]:

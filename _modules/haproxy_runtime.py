@@ -18,6 +18,7 @@ configuration:
         maps: /var/lib/webfarm/maps
         state_file: /var/lib/webfarm/haproxy/servers.state
         lock: /run/webfarm/haproxy.lock
+    webfarm_holds: /var/lib/webfarm/holds
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ import webfarm
 
 webfarm.renew(__file__)
 
+from webfarm import hold as _hold
 from webfarm.errors import WebfarmError
 from webfarm.haproxy import farms as _farms
 from webfarm.haproxy import sites as _sites
@@ -145,7 +147,7 @@ def get_map(name):
     return _balancer().get_map(name)
 
 
-def farms():
+def farms(hold=None):
     """
     The farms of this site balancer: per farm state, generation, release (what the fence expects),
     in_flight, queued, counters, up and servers; newest, pick and pick_newest (slots of 256),
@@ -154,12 +156,17 @@ def farms():
     ``counters`` are ``requests``, ``errors`` (answers of 5xx) and ``response_ms`` (HAProxy's moving
     average) of the process ``pid``: a reload begins them anew.
 
+    hold
+        What a rollout proves its lease with, ``SITE:TOKEN.NUMBER``; one that is older than the
+        newest seen is refused. Left out by hand.
+
     CLI Example:
 
     .. code-block:: bash
 
         salt site1-lb1 haproxy_runtime.farms
     """
+    _hold.of(__opts__).see(hold)
     return _farms.farms(_balancer())
 
 
@@ -171,6 +178,7 @@ def set_farms(
     pick=None,
     pick_newest=None,
     force=False,
+    hold=None,
 ):
     """
     Change farms of this site balancer; all is checked before anything is changed. Returns what
@@ -188,6 +196,8 @@ def set_farms(
         newest generation
     force
         open a farm of which no server is UP
+    hold
+        as in :py:func:`farms`; nobody can take over before the change is made
 
     CLI Example:
 
@@ -195,9 +205,10 @@ def set_farms(
 
         salt 'site1-lb*' haproxy_runtime.set_farms state='{farm2: drain}' pick='{farm1: 1}'
     """
-    return _farms.set_farms(
-        _balancer(), state, generation, newest, release, pick, pick_newest, force
-    )
+    with _hold.of(__opts__).under(hold):
+        return _farms.set_farms(
+            _balancer(), state, generation, newest, release, pick, pick_newest, force
+        )
 
 
 def evidence(farm):

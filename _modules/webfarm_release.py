@@ -31,7 +31,7 @@ def _server() -> WebServer:
     return WebServer(__opts__, __salt__, __pillar__)  # type: ignore[name-defined]
 
 
-def status(release: str | None = None) -> dict[str, Any]:
+def status(release: str | None = None, hold: str | None = None) -> dict[str, Any]:
     """
     Return what this server runs, has installed, and whether it is ready. Never fails for a server
     that is not ready: ``why`` says so.
@@ -42,6 +42,9 @@ def status(release: str | None = None) -> dict[str, Any]:
 
     release
         The release for which it must be ready; default: whichever it runs.
+    hold
+        What a rollout proves its lease with, ``SITE:TOKEN.NUMBER``; one that is older than the
+        newest seen is refused. Left out by hand.
 
     CLI Example:
 
@@ -51,7 +54,9 @@ def status(release: str | None = None) -> dict[str, Any]:
     """
     if release is not None:
         names.check(release, "release")
-    return _status(_server(), release)
+    server = _server()
+    server.holds.see(hold)
+    return _status(server, release)
 
 
 def stage(
@@ -62,12 +67,14 @@ def stage(
     source: str | None = None,
     bwlimit: int = 0,
     deadline: float = INSTALL_SECONDS,
+    hold: str | None = None,
+    verify: bool = False,
 ) -> dict[str, Any]:
     """
     Install a release's two trees where they are missing, verified, and enter its pair in
     ``/etc/webfarm/releases.php``. What runs is not touched.
 
-    Returns ``{"php": "installed"|"present", "webapp": …, "bytes": fetched}``.
+    Returns ``{"php": "installed"|"present"|"replaced", "webapp": …, "bytes": fetched}``.
 
     release, php, webapp
         The release and its pair of versions.
@@ -79,6 +86,12 @@ def stage(
         KiB per second, 0 for no limit.
     deadline
         Seconds for each of the two trees.
+    hold
+        As in :py:func:`status`, checked at the beginning: an install that has begun goes on.
+    verify
+        A tree that is there and damaged, as after a power cut, is replaced by a whole one; without
+        it is an error. When the tree was in use, php-fpm is restarted: only for a server that is
+        out of service.
 
     CLI Example:
 
@@ -93,13 +106,21 @@ def stage(
     for digest in given.values():
         check_digest(digest)
     server = _server()
+    server.holds.see(hold)
     store = server.source(source)
     done = {
-        kind: server.versions[kind].install(version, store, given.get(kind), bwlimit, deadline)
+        kind: server.versions[kind].install(
+            version, store, given.get(kind), bwlimit, deadline, replace=verify
+        )
         for kind, version in wanted.items()
     }
     active = server.switch().active_pair()
     releasefile.add(server.releases_php, php, webapp, release, active)
+    if any(
+        one.result == "replaced" and server.versions[kind].links().current == one.version
+        for kind, one in done.items()
+    ):
+        server.restart()
     return {
         "php": done["php"].result,
         "webapp": done["webapp"].result,
@@ -107,7 +128,7 @@ def stage(
     }
 
 
-def switch(release: str, php: str, webapp: str) -> dict[str, Any]:
+def switch(release: str, php: str, webapp: str, hold: str | None = None) -> dict[str, Any]:
     """
     Run a staged release: move both symlinks, restart php-fpm once, wait until ``/ready`` proves it.
 
@@ -117,6 +138,8 @@ def switch(release: str, php: str, webapp: str) -> dict[str, Any]:
 
     release, php, webapp
         The release and its pair of versions.
+    hold
+        As in :py:func:`status`; nobody can take over before the change is made.
 
     CLI Example:
 
@@ -126,7 +149,8 @@ def switch(release: str, php: str, webapp: str) -> dict[str, Any]:
     """
     _pair(release, php, webapp)
     server = _server()
-    server.switch().release(release, php, webapp)
+    with server.holds.under(hold):
+        server.switch().release(release, php, webapp)
     return _status(server, release)
 
 

@@ -80,13 +80,15 @@ def replace_link(path: Path, target: str) -> None:
 def locked(path: Path, deadline: float, what: str) -> Iterator[int]:
     """Hold an exclusive flock on ``path``; yields its descriptor.
 
-    deadline     Seconds to wait for another holder before :class:`Locked` is raised. what     What
-    the lock guards, for the message.
+    deadline
+        Seconds to wait for another holder before :class:`Locked` is raised.
+    what
+        What the lock guards, for the message.
 
     The kernel drops the lock when the last process that has the descriptor ends, so a killed holder
     blocks nobody.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         end = time.monotonic() + deadline
         while True:

@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from webfarm import ready, releasefile, transfer
+from webfarm import hold, ready, releasefile, transfer
 from webfarm.errors import WebfarmError
 from webfarm.store import KINDS, check_version
 from webfarm.switch import Switch
-from webfarm.versions import ROOT, Reserve, Versions
+from webfarm.trees import ROOT
+from webfarm.versions import Reserve, Versions
 
 UNIT = "webfarm-php-fpm"
 CONFIG = "/etc/webfarm"
@@ -30,7 +31,8 @@ class WebServer:
     opts
         The minion's configuration; ``webfarm_root`` (default ``/srv/webfarm``) holds the trees,
         ``webfarm_config`` (default ``/etc/webfarm``) the file ``releases.php``;
-        ``webfarm_reserve`` is what installs leave free, ``{"percent": 5, "mib": 256}``.
+        ``webfarm_reserve`` is what installs leave free, ``{"percent": 5, "mib": 256}``;
+        ``webfarm_holds`` is what rollouts' tokens are kept in.
     salt
         The execution modules: ``service.restart`` and ``webfarm_topology.node`` are used.
     pillar
@@ -42,6 +44,7 @@ class WebServer:
         self._pillar = pillar
         self.root = Path(opts.get("webfarm_root", ROOT))
         self.releases_php = Path(opts.get("webfarm_config", CONFIG)) / releasefile.NAME
+        self.holds = hold.of(opts)
         reserve = _reserve(opts.get("webfarm_reserve", {}))
         self.versions = {kind: Versions(kind, self.root, reserve) for kind in KINDS}
 
@@ -71,7 +74,7 @@ class WebServer:
         return Switch(
             versions=self.versions,
             releases_php=self.releases_php,
-            restart=self._restart,
+            restart=self.restart,
             ask=lambda release: ready.ask(port, release),
             complaints=lambda: _journal(began),
             deadline=SWITCH_SECONDS,
@@ -86,7 +89,7 @@ class WebServer:
         def restart() -> None:
             nonlocal restarts
             restarts += 1
-            self._restart()
+            self.restart()
 
         replace(self.switch(), restart=restart).one(kind, version)
         return {"changed": restarts > 0, "old": old, "new": version}
@@ -126,7 +129,8 @@ class WebServer:
                 pages[path] = {"status": page.status, "seconds": round(page.seconds, 3)}
         return pages
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Restart php-fpm."""
         # A PHP that dies at once makes systemd refuse further starts for a while ("start request
         # repeated too quickly"), also that of the version we go back to.
         _run(["systemctl", "reset-failed", UNIT])

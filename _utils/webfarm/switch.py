@@ -14,7 +14,7 @@ from webfarm import files, names, releasefile, releases
 from webfarm.errors import WebfarmError
 from webfarm.ready import Ready
 from webfarm.store import check_version
-from webfarm.versions import Links, Versions
+from webfarm.trees import Links, Trees
 
 _POLL = 0.2
 _LOCK_SECONDS = 90.0
@@ -43,7 +43,7 @@ class Switch:
         Seconds until ``/ready`` must have proved a change.
     """
 
-    versions: Mapping[str, Versions]
+    versions: Mapping[str, Trees]
     releases_php: Path
     restart: Callable[[], None]
     ask: Callable[[str | None], Ready]

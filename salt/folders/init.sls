@@ -10,6 +10,15 @@ webfarm_folders:
     - group: root
     - mode: '0755'
 
+# The newest rollout that this minion was shown: what keeps an older one from changing anything.
+/var/lib/webfarm/holds:
+  file.directory:
+    - user: root
+    - group: root
+    - mode: '0700'
+    - require:
+      - file: webfarm_folders
+
 # /run is empty after a boot.
 /etc/tmpfiles.d/webfarm.conf:
   file.managed:

@@ -16,11 +16,13 @@ from server_world import WebNode
 from versions_world import add_php, add_webapp, contents, rsync_daemon, write
 from webfarm import ready, releasefile
 from webfarm.errors import WebfarmError
+from webfarm.hold import StaleHold
 from webfarm.releasefile import NameInUse
 from webfarm.server import WebServer
 from webfarm.store import Store
 from webfarm.switch import SwitchError
-from webfarm.versions import Damaged, Links, Reserve, VersionError
+from webfarm.trees import Damaged, Links, VersionError
+from webfarm.versions import Reserve
 
 REPO = Path(__file__).parents[2]
 OLD = ("2026.11.1", "8.2.32", "1")
@@ -64,6 +66,7 @@ class Module:
         self.module.__opts__ = {  # type: ignore[attr-defined]
             "webfarm_root": str(node.root),
             "webfarm_config": str(node.config),
+            "webfarm_holds": str(node.root / "holds"),
         }
         self.module.__salt__ = node.salt()  # type: ignore[attr-defined]
         self.module.__pillar__ = {}  # type: ignore[attr-defined]
@@ -148,6 +151,52 @@ def test_a_release_that_runs_does_not_change_its_meaning(
     with pytest.raises(NameInUse):
         in_service.stage("2027.1", OLD[1], OLD[2], source=source)  # another name for the pair
     assert (node.config / "releases.php").read_text() == before
+
+
+def damage(node: WebNode, kind: str, version: str) -> None:
+    (tree,) = (node.root / kind / "versions" / version).glob("*/index.php")
+    os.truncate(tree, 0)
+
+
+@pytest.mark.parametrize(("which", "restarts"), [(OLD, 1), (NEW, 0)], ids=["in use", "staged"])
+def test_a_damaged_tree_is_replaced_and_what_runs_it_is_restarted(
+    in_service: Module, source: str, node: WebNode, which: tuple[str, str, str], restarts: int
+) -> None:
+    damage(node, "webapp", which[2])
+    with pytest.raises(Damaged, match="content differs"):
+        in_service.stage(*which, source=source)
+    done = in_service.stage(*which, source=source, verify=True)
+    assert (done["php"], done["webapp"]) == ("present", "replaced")
+    assert node.restarts == restarts
+    assert in_service.stage(*which, source=source, verify=True) == {
+        **{"php": "present", "webapp": "present"},
+        "bytes": 0,
+    }
+    assert node.restarts == restarts
+    assert in_service.status()["release"] == OLD[0]
+
+
+# -- holds -------------------------------------------------------------------------------------
+
+
+def test_a_rollout_that_was_superseded_changes_nothing_here(
+    in_service: Module, source: str, node: WebNode
+) -> None:
+    assert in_service.switch(*NEW, hold="site1:7")["release"] == NEW[0]
+    assert in_service.status(hold="site1:8")["release"] == NEW[0]
+    damage(node, "webapp", NEW[2])
+    before = contents(node.root)
+    for late in (
+        lambda: in_service.switch(*OLD, hold="site1:7"),
+        lambda: in_service.stage("2026.11.3", "8.2.36", "1", source=source, hold="site1:7"),
+        lambda: in_service.stage(*NEW, source=source, hold="site1:7", verify=True),
+        lambda: in_service.status(hold="site1:7"),
+    ):
+        with pytest.raises(StaleHold, match="site1:8 does; nothing was changed"):
+            late()
+    assert contents(node.root) == before
+    assert node.restarts == 1
+    assert in_service.switch(*OLD)["release"] == OLD[0]  # by hand
 
 
 # -- switch ------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ from webfarm.files import Locked
 from webfarm.manifest import BadTree
 from webfarm.store import Store
 from webfarm.transfer import NotInStore, TransferError
-from webfarm.versions import Damaged, DiskFull, Installed, Links, Reserve, VersionError, Versions
+from webfarm.trees import Damaged, Links, OtherContent, VersionError
+from webfarm.versions import DiskFull, Installed, Reserve, Versions
 
 LIBRARY = Path(__file__).parents[2] / "_utils"
 
@@ -252,6 +253,87 @@ def test_a_changed_version_is_found_by_verify_and_by_install(php: Versions, sour
     for call in (lambda: php.verify("8.2.32"), lambda: php.install("8.2.32", source)):
         with pytest.raises(Damaged, match=r"lib/extra\.ini: unexpected"):
             call()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tree: corrupt(tree / "lib/opcache.so"),
+        lambda tree: (tree / "share/licence").unlink(),
+        lambda tree: write(tree, "lib/extra.ini", "x"),
+        lambda tree: os.truncate(tree / "sbin/php-fpm", 0),  # as a power cut leaves a file
+        lambda tree: shutil.rmtree(tree / "bin"),
+        lambda tree: (tree / "bin/out").symlink_to("/etc"),
+    ],
+)
+@pytest.mark.parametrize("given", [False, True], ids=["by the record", "by the digest"])
+def test_a_damaged_version_is_replaced_when_that_is_asked_for(
+    php: Versions,
+    store: Store,
+    source: str,
+    damage,  # type: ignore[no-untyped-def]
+    given: bool,
+) -> None:
+    digest = store.digest("php", "8.2.32")
+    wanted = digest if given else None
+    php.install("8.2.36", source)
+    php.install("8.2.32", source)
+    php.activate("8.2.32")
+    damage(php.trees / "8.2.32")
+    done = php.install("8.2.32", source, wanted, replace=True)
+    assert (done.result, done.digest) == ("replaced", digest)
+    assert php.verify("8.2.32") == digest
+    assert (php.links(), leftovers(php)) == (Links("8.2.32", None), [])
+    again = php.install("8.2.32", "rsync://127.0.0.1:1/webfarm", wanted, replace=True)
+    assert again == Installed("8.2.32", "present", digest, 0)
+
+
+def test_a_version_whose_record_is_lost_is_compared_with_the_store(
+    php: Versions, store: Store, source: str
+) -> None:
+    php.install("8.2.32", source)
+    for sound in (True, False):
+        (php.manifests / "8.2.32.manifest").write_text("torn")
+        if not sound:
+            corrupt(php.trees / "8.2.32/lib/opcache.so")
+        done = php.install("8.2.32", source, replace=True)
+        assert done.result == ("present" if sound else "replaced")
+        assert php.verify("8.2.32") == store.digest("php", "8.2.32")
+
+
+def test_nothing_replaces_a_damaged_version_but_a_whole_one(
+    php: Versions, store: Store, source: str
+) -> None:
+    php.install("8.2.32", source)
+    os.truncate(php.trees / "8.2.32/sbin/php-fpm", 0)
+    before = contents(php.trees / "8.2.32")
+    corrupt(store.root / "php/8.2.32/lib/opcache.so")
+    with pytest.raises(Damaged, match="is not what it published"):
+        php.install("8.2.32", source, replace=True)
+    assert contents(php.trees / "8.2.32") == before
+    with pytest.raises(Damaged, match="is wanted; nothing was installed"):
+        php.install("8.2.32", source, "0" * 64, replace=True)
+    with pytest.raises(TransferError):
+        php.install("8.2.32", "rsync://127.0.0.1:1/webfarm", replace=True)
+    assert contents(php.trees / "8.2.32") == before
+
+
+def test_another_content_of_the_same_name_is_not_replaced(php: Versions, source: str) -> None:
+    php.install("8.2.32", source)
+    with pytest.raises(OtherContent, match="one name must mean one content"):
+        php.install("8.2.32", source, "0" * 64, replace=True)
+
+
+def test_killed_between_the_two_trees_the_next_install_finishes(
+    php: Versions, store: Store, source: str
+) -> None:
+    php.install("8.2.32", source)
+    php.activate("8.2.32")
+    (php.trees / "8.2.32").rename(php.trees / ".removed-8.2.32")
+    shutil.copytree(store.root / "php/8.2.32", php.trees / ".partial-8.2.32", symlinks=True)
+    assert php.install("8.2.32", source, replace=True).result == "installed"
+    assert (php.list(), leftovers(php)) == (["8.2.32"], [])
+    assert php.verify("8.2.32") == store.digest("php", "8.2.32")
 
 
 # -- interruption ------------------------------------------------------------------------------

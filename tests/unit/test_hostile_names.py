@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 HARMLESS: dict[str, Any] = {"path": "/nonexistent", "weight": 100, "state": "ready"}
 NAMES = {
     *("backend", "server", "farm", "site", "version", "release", "php", "webapp", "kind", "minion"),
-    *("name", "plan_id", "servers"),
+    *("name", "plan_id", "servers", "hold"),
 }
 # functions whose argument holds names inside, as a function makes one of it
 NESTED: dict[tuple[str, str], Any] = {
