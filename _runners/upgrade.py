@@ -6,7 +6,7 @@ Ctrl-C the same command again finishes what was begun.
 :configuration: The pillar ``webfarm`` is compiled on the master, as the minion
 ``webfarm_pillar_minion`` of the master's
     configuration would get it; default: the master's own minion, then any accepted minion that has
-    it.
+    it. ``webfarm_lease_seconds`` (60) is how long a site stays held when its run is not heard of.
 """
 
 import webfarm
@@ -17,6 +17,7 @@ import getpass
 import logging
 import os
 import signal
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -29,8 +30,12 @@ from salt.exceptions import SaltException
 from webfarm import names, store
 from webfarm import topology as topology_
 from webfarm.errors import BadName, WebfarmError
-from webfarm.rollout import commands
-from webfarm.rollout.report import brief, show_plan, watcher_for
+from webfarm.rollout import arguments, back, commands, control, servers
+from webfarm.rollout import status as status_
+from webfarm.rollout.context import Context
+from webfarm.rollout.lease import LEASE_SECONDS
+from webfarm.rollout.plan_table import show_plan
+from webfarm.rollout.report import brief, watcher_for
 from webfarm.rollout.salt_cluster import SaltCluster
 
 log = logging.getLogger(__name__)
@@ -43,15 +48,17 @@ def __virtual__():
     return __virtualname__
 
 
-def plan(site=None, farm=None, release=None, reset_sessions=False):
+def plan(site=None, farm=None, release=None, order=None, policy=None, reset_sessions=False):
     """
-    Show what an upgrade would do, step by step, with its targets and the capacity at each moment;
-    changes nothing.
+    Show what an upgrade would do: the policy in force, each step with its targets, the capacity at
+    each moment, how long it takes; changes nothing.
 
     site, farm
         The scope; by default every farm of every site.
     release
         A release of the pillar; default: the pillar's ``target``.
+    order, policy
+        As in :py:func:`site`.
     reset_sessions
         As in :py:func:`farm`.
 
@@ -63,14 +70,15 @@ def plan(site=None, farm=None, release=None, reset_sessions=False):
         salt-run upgrade.plan site1 farm2
     """
     return _run(
-        lambda context: context.plan(site, farm, release, reset_sessions),
+        lambda context: commands.plan(context, site, farm, release, order, policy, reset_sessions),
         site=site,
         farm=farm,
         release=release,
+        order=order,
     )
 
 
-def farm(site, farm, release=None, reset_sessions=False):
+def farm(site, farm, release=None, policy=None, plan_id=None, override=None, reset_sessions=False):
     """
     Take one farm to a release.
 
@@ -79,10 +87,16 @@ def farm(site, farm, release=None, reset_sessions=False):
     release
         A release of the pillar; default: the pillar's ``target``. Two pairs of quotes keep Salt
         from reading a number: ``release="'2026.11'"``.
+    policy
+        What this run overrides in the site's policy: ``policy='{soak_seconds: 60}'``.
+    plan_id
+        Of ``upgrade.plan``; refused when the cluster has changed since.
+    override
+        The reason to run outside the maintenance windows or in a freeze; it is recorded.
     reset_sessions
         Allow a release that is older than one that sessions have seen; those sessions are reset.
 
-    Ctrl-C stops after the current step. Run the same command again to go on.
+    Ctrl-C pauses after the current step; ``upgrade.resume`` or the same command goes on.
 
     CLI Example:
 
@@ -92,19 +106,32 @@ def farm(site, farm, release=None, reset_sessions=False):
         salt-run upgrade.farm site1 farm2 release=2026.11.2 --out=json
     """
     return _run(
-        lambda context: context.farm(site, farm, release, reset_sessions),
+        lambda context: commands.upgrade(
+            context, site, farm, release, None, policy, plan_id, override, reset_sessions
+        ),
         required=("site", "farm"),
         site=site,
         farm=farm,
         release=release,
+        plan_id=plan_id,
     )
 
 
-def site(site, release=None, reset_sessions=False):
+def site(
+    site,
+    release=None,
+    order=None,
+    policy=None,
+    plan_id=None,
+    override=None,
+    reset_sessions=False,
+):
     """
-    Take a site to a release, farm by farm in the pillar's order; the first farm that fails ends it.
+    Take a site to a release, farm by farm; the first farm that fails ends it.
 
-    site, release, reset_sessions
+    order
+        The farms in another order than the pillar's: ``order=farm2,farm1``.
+    site, release, policy, plan_id, override, reset_sessions
         As in :py:func:`farm`.
 
     CLI Example:
@@ -112,20 +139,27 @@ def site(site, release=None, reset_sessions=False):
     .. code-block:: bash
 
         salt-run upgrade.site site1
+        salt-run upgrade.site site1 order=farm2,farm1 policy='{on_failure: rollback}'
     """
     return _run(
-        lambda context: context.farms(site, release, reset_sessions),
+        lambda context: commands.upgrade(
+            context, site, None, release, order, policy, plan_id, override, reset_sessions
+        ),
         required=("site",),
         site=site,
         release=release,
+        order=order,
+        plan_id=plan_id,
     )
 
 
-def all_(release=None, reset_sessions=False):
+def all_(release=None, order=None, policy=None, plan_id=None, override=None, reset_sessions=False):
     """
-    Take every site to a release, one after the other, farm by farm in the pillar's order.
+    Take every site to a release, site by site, farm by farm.
 
-    release, reset_sessions
+    order
+        The sites, or all farms as ``site1/farm2``, in another order than the pillar's.
+    release, policy, plan_id, override, reset_sessions
         As in :py:func:`farm`.
 
     CLI Example:
@@ -133,14 +167,65 @@ def all_(release=None, reset_sessions=False):
     .. code-block:: bash
 
         salt-run upgrade.all
+        salt-run upgrade.all order=site2,site1 plan_id=p0123456789abcdef01234567
     """
-    return _run(lambda context: context.farms(None, release, reset_sessions), release=release)
+    return _run(
+        lambda context: commands.upgrade(
+            context, None, None, release, order, policy, plan_id, override, reset_sessions
+        ),
+        release=release,
+        order=order,
+        plan_id=plan_id,
+    )
+
+
+def server(site, farm, server):
+    """
+    Bring one server to its farm's release, its trees verified first, and back into service.
+
+    site, farm, server
+        As the pillar names them; the farm must be open.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run upgrade.server site1 farm2 site1-farm2-ws1
+    """
+    return _run(
+        lambda context: servers.server(context, site, farm, server),
+        required=("site", "farm", "server"),
+        site=site,
+        farm=farm,
+        server=server,
+    )
+
+
+def rejoin(minion):
+    """
+    For a reactor on a minion's start: bring it to its farm's release if it is a web server that is
+    out of service.
+
+    minion
+        A minion's id. One that is no web server, or whose farm is being changed by a run, is left
+        as it is: that is no error, ``message`` says why.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run upgrade.rejoin site1-farm2-ws1
+    """
+    return _run(
+        lambda context: servers.rejoin(context, minion), required=("minion",), minion=minion
+    )
 
 
 def status(site=None):
     """
-    Show the farms as the balancers have them, who holds which site, and the rollouts that have not
-    ended.
+    Show the farms as the balancers have them, who holds which site, the runs that have not ended,
+    the servers that are left out, the releases that are marked bad, and the windows that are
+    closed.
 
     CLI Example:
 
@@ -148,43 +233,216 @@ def status(site=None):
 
         salt-run upgrade.status
     """
-    return _run(lambda context: context.status(site), site=site)
+    return _run(lambda context: status_.status(context, site), site=site)
 
 
-def history(limit=20, rollout=None):
+def watch(id=None):
     """
-    Show the latest rollouts, or the steps of one with their evidence.
+    Follow a run that goes on elsewhere, until it ends or pauses; the exit code is the run's. Ctrl-C
+    ends only the watching.
 
+    id
+        The run's number; default: the only one that has not ended.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run upgrade.watch
+    """
+    return _run(lambda context: status_.watch(context, id), watching=True)
+
+
+def history(id=None, limit=20, rollout=None):
+    """
+    Show the latest runs, or one with its farms, steps, evidence and decisions.
+
+    id
+        The number of a run.
     limit
-        How many rollouts.
+        How many runs.
     rollout
-        The number of a rollout.
+        The number of one farm's rollout within a run.
 
     CLI Example:
 
     .. code-block:: bash
 
         salt-run upgrade.history
-        salt-run upgrade.history rollout=7
+        salt-run upgrade.history 7
     """
-    return _run(lambda context: context.history(limit, rollout))
+    return _run(lambda context: status_.history(context, limit, id, rollout))
 
 
-def _run(ask, required=(), **given):
+def pause(id=None, reason=None):
+    """
+    Let a run stop after its current step; steps that only wait end at once. Each farm stays as it
+    is until somebody goes on.
+
+    id
+        The run's number; default: the only one that has not ended.
+    reason
+        For the record.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run upgrade.pause
+        salt-run upgrade.pause 7 reason='the shop is busy'
+    """
+    return _run(lambda context: control.pause(context, id, reason))
+
+
+def resume(id=None):
+    """
+    Go on with a run that is paused or whose process is gone. It also passes the approval for which
+    a run waits, in the name of who types it.
+
+    id
+        The run's number; default: the only one that has not ended.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run upgrade.resume
+    """
+    return _run(lambda context: control.resume(context, id))
+
+
+def abort(id=None, reason=None):
+    """
+    End a run: the farm under way goes back into service, on the release that it had if no session
+    can have seen the new one. Farms that were done stay.
+
+    id
+        The run's number; default: the only one that has not ended.
+    reason
+        For the record.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run upgrade.abort 7 reason='too slow'
+    """
+    return _run(lambda context: control.abort(context, id, reason))
+
+
+def rollback(id=None, site=None, farm=None, release=None, reset_sessions=False, reason=None):
+    """
+    Take the farms of a run, in reverse, or one farm back to the release that each had before.
+
+    id
+        The run's number; default: the only one that has not ended.
+    site, farm
+        Instead of a run: this farm.
+    release
+        With a farm: the release to go back to; default: the one before its last upgrade.
+    reset_sessions
+        Without True nothing is done, and the number of sessions that would be reset is said.
+    reason
+        For the record.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run upgrade.rollback 7
+        salt-run upgrade.rollback 7 reset_sessions=True
+        salt-run upgrade.rollback site=site1 farm=farm2 reset_sessions=True
+    """
+    return _run(
+        lambda context: back.rollback(context, id, site, farm, release, reset_sessions, reason),
+        site=site,
+        farm=farm,
+        release=release,
+    )
+
+
+def unlock(site, reason=None):
+    """
+    Take a site's lease away from a holder that will never go on; recorded. What it still sends is
+    refused by the minions.
+
+    site
+        As the pillar names it.
+    reason
+        Why; it must be given.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run upgrade.unlock site1 reason='master2 burnt down'
+    """
+    return _run(
+        lambda context: control.unlock(context, site, reason), required=("site",), site=site
+    )
+
+
+def bad(release, reason=None):
+    """
+    Mark a release as bad: it is refused from now on; recorded.
+
+    release
+        A release of the pillar.
+    reason
+        Why; it must be given.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run upgrade.bad 2026.11.2 reason='loses carts'
+    """
+    return _run(
+        lambda context: control.bad(context, release, reason),
+        required=("release",),
+        release=release,
+    )
+
+
+def good(release, reason=None):
+    """
+    Take the mark of :py:func:`bad` back; recorded.
+
+    release
+        A release that is marked bad.
+    reason
+        Why; it must be given.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run upgrade.good 2026.11.2 reason='it was the database'
+    """
+    return _run(
+        lambda context: control.good(context, release, reason),
+        required=("release",),
+        release=release,
+    )
+
+
+def _run(ask, required=(), watching=False, order=None, **given):
     """Check the names, build what a command needs, run it; the data sets the exit code."""
     opts = __opts__
     quiet = bool(opts.get("quiet") or opts.get("output") not in (None, "", "nested", "yaml"))
-    watcher = watcher_for(sys.stderr, quiet)
+    watcher = watcher_for(sys.stderr, quiet, watching)
     cli = str(opts.get("fun", "")).startswith("upgrade.")
     client = None
     try:
         for what, name in given.items():
             if name is not None or what in required:
                 names.check(name, what)
-        with _Interrupts(quiet, cli) as interrupts:
+        if order is not None:
+            arguments.words(order)
+        with _Interrupts(quiet, cli, watching) as interrupts:
             topology = _topology()
             client = salt.client.get_local_client(mopts=opts)
-            context = commands.Context(
+            context = Context(
                 topology=topology,
                 cluster=SaltCluster(client, topology),
                 clock=time,
@@ -192,7 +450,8 @@ def _run(ask, required=(), **given):
                 digests=_digests(),
                 holder=os.environ.get("SUDO_USER") or getpass.getuser(),
                 watcher=watcher,
-                stopping=interrupts.stopping,
+                interrupted=interrupts.interrupted,
+                lease_seconds=_lease_seconds(),
             )
             data = ask(context)
     except BadName as error:
@@ -201,9 +460,13 @@ def _run(ask, required=(), **given):
         data = {"result": False, "message": str(error)}
     except SaltException as error:  # WebfarmError is one, and so is a master that does not answer
         data = {"result": False, "message": str(error)}
-    except TypeError:  # salt-run would print "Passed invalid arguments" and exit with 0
+    except (sqlite3.Error, OSError) as error:
+        data = {"result": False, "message": f"the master's disk or journal does not work: {error}"}
+    except Exception as error:  # salt-run would print a traceback, or exit with 0
         log.exception("upgrade failed")
-        data = {"result": False, "message": "a mistake in Webfarm: see the traceback in the log"}
+        kind = type(error).__name__
+        message = f"a mistake in Webfarm ({kind}): see the traceback in the master's log"
+        data = {"result": False, "message": message}
     finally:
         watcher.close()
         if client is not None:
@@ -218,11 +481,16 @@ def _run(ask, required=(), **given):
 
 
 class _Interrupts:
-    """Ctrl-C asks the rollout to stop after the current step; a second one changes nothing."""
+    """Ctrl-C asks to stop after the current step; a second one changes nothing."""
 
-    def __init__(self, quiet, cli):
+    def __init__(self, quiet, cli, watching):
         self.quiet = quiet
         self.cli = cli
+        self.words = (
+            "the run goes on"
+            if watching
+            else "pausing after this step; `salt-run upgrade.resume` goes on from there"
+        )
         self.asked = False
         self.before = {}
 
@@ -230,9 +498,7 @@ class _Interrupts:
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self.before[number] = signal.signal(number, self._handle)
-            except (
-                ValueError
-            ):  # not in the main thread: salt-api or a reactor, where nobody types Ctrl-C
+            except ValueError:  # not in the main thread: salt-api or a reactor, nobody types there
                 break
         return self
 
@@ -245,10 +511,21 @@ class _Interrupts:
     def _handle(self, *_):
         self.asked = True
         if not self.quiet:
-            sys.stderr.write("\nstopping after this step; the same command goes on from there\n")
+            sys.stderr.write(f"\n{self.words}\n")
 
-    def stopping(self):
+    def interrupted(self):
         return self.asked
+
+
+def _lease_seconds():
+    """How long a site stays held when its run is not heard of: ``webfarm_lease_seconds``."""
+    value = __opts__.get("webfarm_lease_seconds", LEASE_SECONDS)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 10 <= value <= 3600:
+        raise WebfarmError(
+            f"webfarm_lease_seconds in the master's configuration is {value!a:.40}, expected 10 to "
+            "3600 seconds; nothing was changed"
+        )
+    return float(value)
 
 
 def _topology():

@@ -40,7 +40,7 @@ def test_an_order_is_a_permutation_of_the_scope(value: Any, scope: Any, expected
         (True, ONE, "order is True"),
         ({"farm1": 1}, ONE, "expected names"),
         ([1, 2, 3], ONE, "order name 1 is int"),
-        (["farm1"] * 100, ONE, "expected names"),
+        (["farm1"] * 10_001, ONE, "expected names"),
         ("farm1,fa;rm2,farm3", ONE, "must match"),
         ("a/b/c,farm2,farm3", ONE, "must match"),
     ],

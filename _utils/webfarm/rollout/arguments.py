@@ -13,6 +13,7 @@ from webfarm.errors import WebfarmError
 
 LONGEST_REASON = 500
 MOST_OVERRIDES = 50
+MOST_PLACES = 10_000
 
 Place = tuple[str, str]  # site, farm
 
@@ -67,6 +68,21 @@ def overrides(value: object) -> Mapping[str, Any]:
     return dict(value)
 
 
+def words(value: object) -> list[str]:
+    """The names in an order, each safe: a list of them, or text with commas between them."""
+    found = value.split(",") if isinstance(value, str) else value
+    if not isinstance(found, Sequence) or len(found) > MOST_PLACES:
+        raise WebfarmError(
+            f"order is {_shown(value)}, expected names with commas between them; nothing was "
+            "changed"
+        )
+    names_ = [word.strip() if isinstance(word, str) else word for word in found]
+    for word in names_:
+        for part in word.split("/", 1) if isinstance(word, str) else (word,):
+            names.check(part, "order")
+    return names_
+
+
 def ordered(value: object, scope: Sequence[Place]) -> list[Place]:
     """The farms of the scope in the order that was asked for; None is the scope's own.
 
@@ -78,21 +94,12 @@ def ordered(value: object, scope: Sequence[Place]) -> list[Place]:
     """
     if value is None:
         return list(scope)
-    words = value.split(",") if isinstance(value, str) else value
-    if not isinstance(words, Sequence) or len(words) > 2 * len(scope):
-        raise WebfarmError(
-            f"order is {_shown(value)}, expected names with commas between them; nothing was "
-            "changed"
-        )
-    words = [word.strip() if isinstance(word, str) else word for word in words]
+    given = words(value)
     sites = list(dict.fromkeys(site for site, _ in scope))
-    for word in words:
-        for part in word.split("/", 1) if isinstance(word, str) else (word,):
-            names.check(part, "order")
-    if len(sites) > 1 and not any("/" in word for word in words):
-        _permutation(words, sites)
-        return [place for site in words for place in scope if place[0] == site]
-    places = [_place(word, sites) for word in words]
+    if len(sites) > 1 and not any("/" in word for word in given):
+        _permutation(given, sites)
+        return [place for site in given for place in scope if place[0] == site]
+    places = [_place(word, sites) for word in given]
     _permutation(["/".join(place) for place in places], ["/".join(place) for place in scope])
     return places
 

@@ -1,211 +1,173 @@
-"""The commands that an operator types, as data in and data out; the world is handed in."""
+"""What starts a run, and the plan of one: data in, data out; the world is handed in."""
 
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from webfarm import names
 from webfarm.errors import WebfarmError
-from webfarm.rollout import journal as journal_
-from webfarm.rollout.cluster import Clock, Cluster
-from webfarm.rollout.engine import Engine, command, describe
-from webfarm.rollout.lease import Lease, Process, holders, is_dead
-from webfarm.rollout.model import BalancerView, Goal, InService, Memory, Seen, listed
+from webfarm.rollout import arguments, estimate, windows
+from webfarm.rollout import plan_id as plan_id_
+from webfarm.rollout.context import Context
+from webfarm.rollout.engine import command, describe
+from webfarm.rollout.model import BalancerView, Goal, InService, Memory, Run, Seen, listed
 from webfarm.rollout.outline import Foreseen, outline
 from webfarm.rollout.situation import Situation
-from webfarm.rollout.watcher import Watcher
-from webfarm.topology import Topology
+from webfarm.topology import Site
+
+Seens = Mapping[tuple[str, str], Seen]
 
 
-@dataclass
-class Context:
-    """What the commands need.
+def plan(
+    context: Context,
+    site: str | None = None,
+    farm: str | None = None,
+    release: str | None = None,
+    order: object = None,
+    policy: object = None,
+    reset_sessions: bool = False,
+) -> dict[str, Any]:
+    """The steps of every farm in the scope, each farm as the one before it leaves the site."""
+    run = wanted(context, site, farm, release, order, policy, None, reset_sessions)
+    sites = context.in_force(run)
+    seen = _observe(context, run)
+    with context.journal() as journal:
+        took = estimate.lately(journal)
+        bad = journal.bad().get(run.goals[0].release)
+    plans, spent, lowest = [], 0.0, 1.0
+    balancers: dict[str, Mapping[str, BalancerView]] = {}
+    for number, goal in enumerate(run.goals):
+        at = seen[goal.site, goal.farm]
+        now = Seen(balancers.get(goal.site, at.balancers), at.servers)
+        canary = number == 0 and len(run.goals) > 1
+        foreseen, end, after = outline(goal, _watched(sites[goal.site], canary), now)
+        balancers[goal.site] = after.balancers
+        plans.append(_planned(goal, sites[goal.site], now, foreseen, end))
+        spent += estimate.seconds((one.step for one in foreseen), took)
+        lowest = min([lowest, *(one.capacity for one in foreseen)])
+    for number, approval in approvals(run, sites).items():
+        plans[number]["approval"] = approval
+    data = {
+        "result": bad is None and all("refused" not in planned for planned in plans),
+        "changes": "nothing: this is a plan",
+        "plan_id": plan_id_.plan_id(run.goals, sites, seen),
+        "policy": {name: _policy(context, sites[name], name) for name in run.sites},
+        "staging": _staging(run, seen),
+        "lowest_capacity": f"{int(lowest * 100)} %",
+        "estimate": estimate.text(spent),
+        "farms": plans,
+    }
+    if bad is not None:
+        data["message"] = bad_words(run.goals[0].release, bad)
+    return data
 
-    journal_path
-        The journal's database; made when a rollout starts.
-    digests
-        ``(kind, version)`` to the digest of the tree in the release store; raises
-        :class:`WebfarmError` when the store does not have it. None: the servers check against the
-        store's manifest alone.
-    """
 
-    topology: Topology
-    cluster: Cluster
-    clock: Clock
-    journal_path: Path | str
-    holder: str
-    watcher: Watcher = field(default_factory=Watcher)
-    stopping: Callable[[], bool] = lambda: False
-    digests: Callable[[str, str], str] | None = None
+def upgrade(
+    context: Context,
+    site: str | None = None,
+    farm: str | None = None,
+    release: str | None = None,
+    order: object = None,
+    policy: object = None,
+    plan_id: str | None = None,
+    override: object = None,
+    reset_sessions: bool = False,
+) -> dict[str, Any]:
+    """Take a farm, a site (no ``farm``) or all sites (no ``site``) to a release."""
+    if plan_id is not None:
+        names.check(plan_id, "plan_id")
+    run = wanted(context, site, farm, release, order, policy, override, reset_sessions)
+    sites = context.in_force(run)
+    refuse_bad(context, run)
+    if plan_id is not None:
+        now = plan_id_.plan_id(run.goals, sites, _observe(context, run))
+        plan_id_.confirm(plan_id, now)
+    return context.conduct(run)
 
-    # -- commands ------------------------------------------------------------------------------
 
-    def plan(
-        self,
-        site: str | None = None,
-        farm: str | None = None,
-        release: str | None = None,
-        reset_sessions: bool = False,
-    ) -> dict[str, Any]:
-        """The steps of every farm in the scope, each farm as the one before it leaves the site."""
-        goals = [
-            self.goal(site_name, farm_name, release, reset_sessions)
-            for site_name, farm_name in self.scope(site, farm)
-        ]
-        plans = []
-        balancers: dict[str, dict[str, BalancerView]] = {}
-        for goal in goals:
-            seen = self.cluster.observe(goal.site, goal.farm)
-            if goal.site in balancers:
-                seen = Seen(balancers[goal.site], seen.servers)
-            foreseen, end, after = outline(goal, self.topology.site(goal.site), seen)
-            balancers[goal.site] = dict(after.balancers)
-            plans.append(self._planned(goal, seen, foreseen, end))
-        ok = all("refused" not in planned for planned in plans)
-        return {"result": ok, "changes": "nothing: this is a plan", "farms": plans}
+def wanted(
+    context: Context,
+    site: str | None,
+    farm: str | None,
+    release: str | None,
+    order: object,
+    policy: object,
+    override: object,
+    reset_sessions: bool,
+) -> Run:
+    """The run that the arguments name; raises before anything is asked or changed."""
+    places = arguments.ordered(order, context.scope(site, farm))
+    goals = context.goals(places, release, reset_sessions)
+    return Run(
+        "upgrade",
+        goals,
+        arguments.overrides(policy),
+        arguments.reason(override, "override"),
+    )
 
-    def farm(
-        self, site: str, farm: str, release: str | None = None, reset_sessions: bool = False
-    ) -> dict[str, Any]:
-        """Take one farm to a release."""
-        goal = self.goal(site, farm, release, reset_sessions)
-        with self._journal(make=True) as connection:
-            assert connection is not None
-            engine = Engine(
-                self.topology.site(goal.site),
-                self.cluster,
-                journal_.Journal(connection),
-                Lease(connection, goal.site, self.holder),
-                self.clock,
-                lambda name: self._goal_or_none(goal, name),
-                self.watcher,
-                self.stopping,
-            )
-            return engine.run(goal).plain()
 
-    def farms(
-        self, site: str | None = None, release: str | None = None, reset_sessions: bool = False
-    ) -> dict[str, Any]:
-        """Take the farms of a site, or of all, to a release; stops at the first that fails."""
-        goals = [self.goal(s, f, release, reset_sessions) for s, f in self.scope(site, None)]
-        outcomes: list[dict[str, Any]] = []
-        for goal in goals:
-            if self.stopping():
-                break
-            outcomes.append(self.farm(goal.site, goal.farm, goal.release, reset_sessions))
-            if not outcomes[-1]["result"]:
-                break
-        ok = len(outcomes) == len(goals) and all(o["result"] for o in outcomes)
-        left = [f"{g.site} {g.farm}" for g in goals[len(outcomes) :]]
-        return {"result": ok, "outcomes": outcomes, **({"not_begun": left} if left else {})}
+def refuse_bad(context: Context, run: Run) -> None:
+    """Raise when a release of the run is marked bad: who did, when, why."""
+    with context.journal() as journal:
+        marked = journal.bad()
+    for release in dict.fromkeys(goal.release for goal in run.goals):
+        if release in marked:
+            raise WebfarmError(bad_words(release, marked[release]))
 
-    def status(self, site: str | None = None) -> dict[str, Any]:
-        """The farms now, the leases, and the rollouts that have not ended."""
-        sites = [names.check(site, "site")] if site is not None else list(self.topology.sites)
-        farms = {name: self._site_status(name) for name in sites}
-        with self._journal() as connection:
-            leases = [] if connection is None else [_lease(row) for row in holders(connection)]
-            rollouts = [] if connection is None else journal_.Journal(connection).rollouts(limit=50)
-        open_ones = [_short(r) for r in rollouts if r["state"] in ("running", "stopped")]
-        return {
-            "target": self.topology.target,
-            "sites": farms,
-            "held": [lease for lease in leases if lease["site"] in sites],
-            "unfinished": [r for r in open_ones if r["site"] in sites],
-        }
 
-    def history(self, limit: int = 20, rollout: int | None = None) -> dict[str, Any]:
-        """The latest rollouts, or one with its steps."""
-        for what, number in (("limit", limit), ("rollout", rollout)):
-            if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
-                raise WebfarmError(f"{what} is {number!a:.40}, expected a number")
-        with self._journal() as connection:
-            if connection is None:
-                return {"rollouts": []}
-            journal = journal_.Journal(connection)
-            if rollout is None:
-                return {"rollouts": [_short(r) for r in journal.rollouts(max(1, limit))]}
-            found = [r for r in journal.rollouts(1_000_000) if r["id"] == rollout]
-            if not found:
-                raise WebfarmError(f"there is no rollout {rollout}; see `salt-run upgrade.history`")
-            return {**found[0], "steps": journal.steps(rollout)}
+def approvals(run: Run, sites: Mapping[str, Site]) -> dict[int, str]:
+    """After which of the run's farms it waits for somebody, and who that may be."""
+    points = {}
+    last = len(run.goals) - 1
+    for number, goal in enumerate(run.goals[:-1]):
+        policy = sites[goal.site].policy
+        ends = goal.site not in {after.site for after in run.goals[number + 1 :]}
+        if (
+            policy.approve == "farm"
+            or (policy.approve == "canary" and number == 0)
+            or (policy.approve == "site" and ends and number < last)
+        ):
+            who = f"of {', '.join(policy.approvers)}" if policy.approvers else "of anybody"
+            points[number] = f"{who}: salt-run upgrade.resume ID"
+    return points
 
-    # -- scope and goals -----------------------------------------------------------------------
 
-    def scope(self, site: str | None, farm: str | None) -> list[tuple[str, str]]:
-        """Site and farm of each farm in the scope, in the pillar's order; the names are checked."""
-        if site is None:
-            if farm is not None:
-                raise WebfarmError("a farm needs its site: salt-run upgrade.plan SITE FARM")
-            return [(s, f) for s, plan in self.topology.sites.items() for f in plan.farms]
-        if farm is None:
-            return [(site, name) for name in self.topology.site(site).farms]
-        self.topology.farm(site, farm)
-        return [(site, farm)]
+# -- what is seen --------------------------------------------------------------------------------
 
-    def goal(self, site: str, farm: str, release: str | None, reset_sessions: bool = False) -> Goal:
-        """The goal that the arguments name; raises before anything is asked or changed."""
-        if not isinstance(reset_sessions, bool):
-            raise WebfarmError(f"reset_sessions is {reset_sessions!a:.40}, expected True or False")
-        self.topology.farm(site, farm)
-        name = self.topology.target if release is None else release
-        pair = self.topology.release(name)
-        digests = None
-        if self.digests is not None:
-            digests = {
-                kind: self.digests(kind, version)
-                for kind, version in (("php", pair.php), ("webapp", pair.webapp))
-            }
-        return Goal(site, farm, name, pair.php, pair.webapp, digests, reset_sessions)
 
-    def _goal_or_none(self, goal: Goal, release: str) -> Goal | None:
-        """The same farm on another release, to put it back."""
-        pair = self.topology.releases.get(release)
-        if pair is None:
-            return None
-        return replace(goal, release=release, php=pair.php, webapp=pair.webapp, digests=None)
+def _observe(context: Context, run: Run) -> Seens:
+    return {
+        (goal.site, goal.farm): context.cluster.observe(goal.site, goal.farm) for goal in run.goals
+    }
 
-    # -- data ------------------------------------------------------------------------------------
 
-    def _planned(
-        self, goal: Goal, seen: Seen, foreseen: tuple[Foreseen, ...], end: Any
-    ) -> dict[str, Any]:
-        data: dict[str, Any] = {"site": goal.site, "farm": goal.farm, "release": goal.release}
-        data["now"] = self._farm_status(goal.site, goal.farm, seen)
-        if isinstance(end, InService) and not foreseen:
-            data["steps"] = []
-            data["end"] = "nothing to do"
-        elif isinstance(end, InService):
-            lowest = min(step.capacity for step in foreseen)
-            data["steps"] = [_foreseen(number, step) for number, step in enumerate(foreseen, 1)]
-            data["lowest_capacity"] = f"{int(lowest * 100)} %"
-            data["end"] = f"in service on {goal.release}"
-            data["command"] = command(goal)
-        else:
-            data["refused"] = list(end.reasons)
-        if isinstance(end, InService) and end.left_out:
-            data["left_out"] = dict(end.left_out)
-        return data
+def _watched(site: Site, canary: bool) -> Site:
+    """The site with the soak of a canary, where the farm is one."""
+    soak = {"soak_seconds": site.policy.soak(canary)}
+    return site.model_copy(update={"policy": site.policy.model_copy(update=soak)})
 
-    def _site_status(self, site: str) -> dict[str, Any]:
-        farms = list(self.topology.site(site).farms)
-        seen = self.cluster.observe(site, farms[0], servers=False)
-        return {farm: self._farm_status(site, farm, seen) for farm in farms}
 
-    def _farm_status(self, site: str, farm: str, seen: Seen) -> str:
-        goal = Goal(site, farm, self.topology.target, "", "")
-        return describe(Situation(goal, self.topology.site(site), seen, Memory()))
+# -- data ----------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _journal(self, make: bool = False) -> Iterator[sqlite3.Connection | None]:
-        if not make and not Path(self.journal_path).exists():
-            yield None
-            return
-        with closing(journal_.connect(self.journal_path)) as connection:
-            yield connection
+
+def _planned(
+    goal: Goal, site: Site, seen: Seen, foreseen: Sequence[Foreseen], end: Any
+) -> dict[str, Any]:
+    data: dict[str, Any] = {"site": goal.site, "farm": goal.farm, "release": goal.release}
+    data["now"] = describe(Situation(goal, site, seen, Memory()))
+    if isinstance(end, InService) and not foreseen:
+        data["steps"] = []
+        data["end"] = "nothing to do"
+    elif isinstance(end, InService):
+        lowest = min(step.capacity for step in foreseen)
+        data["steps"] = [_foreseen(number, step) for number, step in enumerate(foreseen, 1)]
+        data["lowest_capacity"] = f"{int(lowest * 100)} %"
+        data["end"] = f"in service on {goal.release}"
+        data["command"] = command(goal)
+    else:
+        data["refused"] = list(end.reasons)
+    if isinstance(end, InService) and end.left_out:
+        data["left_out"] = dict(end.left_out)
+    return data
 
 
 def _foreseen(number: int, foreseen: Foreseen) -> dict[str, Any]:
@@ -219,13 +181,32 @@ def _foreseen(number: int, foreseen: Foreseen) -> dict[str, Any]:
     }
 
 
-def _short(rollout: dict[str, Any]) -> dict[str, Any]:
-    outcome = rollout["outcome"] or {}
-    kept = ("id", "site", "farm", "release", "state", "holder", "started", "ended")
-    return {**{k: rollout[k] for k in kept}, "message": outcome.get("message", "")}
+def _policy(context: Context, site: Site, name: str) -> dict[str, Any]:
+    known = context.topology.site(name).policy.model_dump(mode="json", by_alias=True)
+    force = site.policy.model_dump(mode="json", by_alias=True)
+    return {
+        "in_force": force,
+        "overridden": {key: known[key] for key in force if force[key] != known[key]},
+        "closed": windows.closed(site.policy, context.clock.time()),
+    }
 
 
-def _lease(row: sqlite3.Row) -> dict[str, Any]:
-    process = Process(row["host"], row["pid"], row["started"], row["boot"])
-    kept = ("site", "holder", "host", "pid", "since", "doing", "token")
-    return {**{k: row[k] for k in kept}, "alive": not is_dead(process)}
+def _staging(run: Run, seen: Seens) -> str:
+    """How much of the scope has the release's trees already."""
+    views = [
+        (goal, view) for goal in run.goals for view in seen[goal.site, goal.farm].servers.values()
+    ]
+    lacking = [view.id for goal, view in views if not view.has(goal.php, goal.webapp)]
+    if not lacking:
+        return f"all {len(views)} servers have the trees"
+    return f"{len(lacking)} of {len(views)} servers get the trees first, while all are in service"
+
+
+def bad_words(release: str, mark: Mapping[str, Any]) -> str:
+    """Why a release that is marked bad is refused."""
+    from webfarm.rollout.report import utc
+
+    return (
+        f"{release} was marked bad by {mark['who']} at {utc(mark['at'])}: {mark['why']}. Nothing "
+        f"was changed; `salt-run upgrade.good {release} reason='…'` takes the mark back"
+    )

@@ -1,0 +1,111 @@
+"""Bring one server to its farm's release and back into service, on request or when it returns."""
+
+from dataclasses import replace
+
+from webfarm import names
+from webfarm.errors import WebfarmError
+from webfarm.rollout.context import Context
+from webfarm.rollout.journal import Unfinished
+from webfarm.rollout.lease import Held
+from webfarm.rollout.model import FarmAtBalancer, Run, listed
+from webfarm.rollout.status import Data, conducted
+
+PATIENCE = 300.0  # seconds in which a server that returned waits for its turn
+LOOK_SECONDS = 3.0
+
+
+class NotOpen(WebfarmError):
+    """The farm is not in service on one release: its servers belong to the run that changes it."""
+
+
+class Silent(WebfarmError):
+    """A balancer does not answer."""
+
+
+def server(context: Context, site: str, farm: str, server: str) -> Data:
+    """Bring one server to its farm's release and back into service."""
+    servers = context.topology.farm(site, farm).servers
+    if names.check(server, "server") not in servers:
+        raise WebfarmError(f"{farm} of {site} has no server {server}; it has: {', '.join(servers)}")
+    release = _release(site, farm, _at(context, site, farm))
+    (goal,) = context.goals([(site, farm)], release)
+    return context.conduct(Run("server", (replace(goal, server=server),)))
+
+
+def rejoin(context: Context, minion: str) -> Data:
+    """The same for a minion that has just started, if there is anything to do for it.
+
+    A rack's servers return together and one run holds the site at a time, so each waits for its
+    turn, and for balancers that start with them. A run of a server that was cut short is taken up:
+    it changes nothing that serves.
+    """
+    names.check(minion, "minion")
+    node = next((node for node in context.topology.nodes() if node.id == minion), None)
+    if node is None or node.role != "server" or node.site is None or node.farm is None:
+        return _nothing(f"{minion} is no web server of the pillar")
+    end = context.clock.monotonic() + PATIENCE
+    while True:
+        try:
+            at = _at(context, node.site, node.farm)
+            _release(node.site, node.farm, at)
+            if all(minion in one.servers and one.servers[minion].up for one in at.values()):
+                return _nothing(f"{minion} is in service")
+            _take_up(context, node.site)
+            return server(context, node.site, node.farm, minion)
+        except NotOpen as error:
+            return _nothing(str(error))
+        except (Held, Unfinished, Silent) as error:
+            waits = isinstance(error, Silent) or _servers_only(context, node.site)
+            if not waits or context.interrupted() or context.clock.monotonic() > end:
+                return _nothing(f"{minion} is left as it is: {error}")
+        context.clock.sleep(LOOK_SECONDS)
+
+
+def _take_up(context: Context, site: str) -> None:
+    with context.journal() as journal:
+        left = [
+            run
+            for run in journal.unfinished(site)
+            if run["kind"] == "server" and not conducted(context, journal, run)
+        ]
+    for run in left:
+        context.conduct(run["run"])
+
+
+def _servers_only(context: Context, site: str) -> bool:
+    """What holds the site are runs of single servers, which end soon."""
+    with context.journal() as journal:
+        return all(run["kind"] == "server" for run in journal.unfinished(site))
+
+
+def _at(context: Context, site: str, farm: str) -> dict[str, FarmAtBalancer]:
+    """The farm as each balancer has it."""
+    seen = context.cluster.observe(site, farm, servers=False)
+    silent = [
+        f"{view.id}: {view.why or 'does not know ' + farm}"
+        for view in seen.balancers.values()
+        if not view.answered or farm not in view.farms
+    ]
+    if silent:
+        raise Silent(
+            f"not every balancer of {site} says how {farm} is ({listed(silent)}); nothing was "
+            "changed"
+        )
+    return {name: view.farms[farm] for name, view in seen.balancers.items()}
+
+
+def _release(site: str, farm: str, at: dict[str, FarmAtBalancer]) -> str:
+    """The release that the balancers expect of the servers of a farm that is open."""
+    found = {(one.state, one.release) for one in at.values()}
+    state, release = next(iter(found))
+    if len(found) == 1 and state == "open":
+        return release
+    shown = listed([f"{name}: {one.state} on {one.release}" for name, one in at.items()])
+    raise NotOpen(
+        f"{farm} of {site} is not open on one release ({shown}): its servers are the business of "
+        "the run that changes it, see `salt-run upgrade.status`; nothing was changed"
+    )
+
+
+def _nothing(message: str) -> Data:
+    return {"result": True, "state": "nothing", "message": message}
