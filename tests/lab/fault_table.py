@@ -1,4 +1,4 @@
-"""A table of faults: each strikes at a step of a farm's upgrade under traffic, and the run is finished.
+"""A table of faults: each strikes at a step of a farm's upgrade, which is then finished.
 
 `lab/faults` prints it; the tests take some of its rows.
 """

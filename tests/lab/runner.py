@@ -1,4 +1,4 @@
-"""A command on the master while it runs: wait until its journal has a step, signal it, take its end."""
+"""A command on the master while it runs: wait for a step of its journal, signal it, end it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ SALT_RUN = ("salt-run", "--out=json", "--log-level=error")
 # Runs in the master, so that the signal follows the journal's entry within milliseconds.
 WATCH = """
 import os, sqlite3, sys, time
-pidfile, step, after, number, seconds = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+pidfile, step, farm = sys.argv[1:4]
+after, number, seconds = map(int, sys.argv[4:])
 end = time.monotonic() + seconds
 while time.monotonic() < end:
     try:
@@ -30,7 +31,9 @@ while time.monotonic() < end:
     try:
         with sqlite3.connect(f"file:{JOURNAL}?mode=ro", uri=True) as journal:
             row = journal.execute(
-                "SELECT state FROM steps WHERE id > ? AND name = ? ORDER BY id", (after, step)
+                "SELECT steps.state FROM steps LEFT JOIN rollouts ON rollouts.id = rollout "
+                "WHERE steps.id > ? AND name = ? AND ? IN ('', farm) ORDER BY steps.id",
+                (after, step, farm),
             ).fetchone()
     except sqlite3.OperationalError:
         row = None
@@ -89,21 +92,23 @@ class Runner:
         lab.exec("master", "rm", "-f", self.pidfile)
         start = 'echo $$ > "$0"; exec "$@"'
         self.process = subprocess.Popen(
-            [str(PROGRAM), *("exec", "master", "--", "sh", "-c", start, self.pidfile)]
-            + [*SALT_RUN, *words],
+            [
+                *(str(PROGRAM), "exec", "master", "--", "sh", "-c", start, self.pidfile),
+                *(*SALT_RUN, *words),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def at(self, step: str, signal: int = 0) -> str:
-        """Return when the journal has the step, after sending the signal (0: none).
+    def at(self, step: str, signal: int = 0, farm: str = "") -> str:
+        """Return when the journal has the step (of a farm), after sending the signal (0: none).
 
         The step's state then: ``intended``, unless it was very quick.
         """
         script = WATCH.replace("{JOURNAL}", JOURNAL)
-        words = (self.pidfile, step, str(self.after), str(signal), str(STEP_SECONDS))
+        words = (self.pidfile, step, farm, str(self.after), str(signal), str(STEP_SECONDS))
         done = self.lab.exec(
             *("master", PYTHON, "-c", script, *words), check=False, timeout=STEP_SECONDS + 30
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import time
@@ -20,10 +21,18 @@ from runner import sql
 LOG = "/var/lib/referee/answers.jsonl"
 PILLAR = "/srv/webfarm/pillar/releases.sls"
 INCOMING = "/srv/webfarm/incoming/webapp"
+STORE = "/srv/webfarm/store"
 PATIENCE = 90.0
 CONFIG = "/etc/haproxy/haproxy.cfg"
 MAPS = "/var/lib/webfarm/maps"
 SOCKET = "/run/haproxy/admin.sock"
+BAD = {
+    "errors": "http_response_code(500); exit;",
+    "session-errors": "if ($_COOKIE !== []) { http_response_code(500); exit; }",
+    "slow": "usleep(800_000);",
+}
+"""What a bad webapp does before anything else."""
+DEAD_PHP = "8.2.0"
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
@@ -54,22 +63,22 @@ class Shop:
     # -- pillar and releases
 
     def policy(self, **changes: object) -> None:
-        """Change the site's policy in the pillar."""
-        policy = self._pillar.setdefault("sites", {}).setdefault(self.site, {})
-        policy.setdefault("policy", {}).update(changes)
+        """Change every site's policy in the pillar."""
+        sites = self._pillar.setdefault("sites", {})
+        for name in self.topology["sites"]:
+            sites.setdefault(name, {}).setdefault("policy", {}).update(changes)
         self._write_pillar()
 
     @contextmanager
     def governed(self, **changes: object) -> Iterator[None]:
         """Another policy while the block runs."""
-        policy = self._pillar["sites"][self.site]["policy"]
-        before = dict(policy)
+        before = copy.deepcopy(self._pillar["sites"])
         self.policy(**changes)
         try:
             yield
         finally:
-            policy.clear()
-            self.policy(**before)
+            self._pillar["sites"] = before
+            self._write_pillar()
 
     def _write_pillar(self) -> None:
         text = yaml.safe_dump({"webfarm": self._pillar}, sort_keys=False)
@@ -99,6 +108,40 @@ class Shop:
         first, second = (release["php"] for release in list(releases.values())[:2])
         name = f"2026.11.{number}"
         releases[name] = {"php": first if number % 2 else second, "webapp": webapp}
+        self._write_pillar()
+        return name
+
+    def bad(self, kind: str) -> str:
+        """A release that is no good, by its kind: a key of BAD, ``php`` or ``corrupt``.
+
+        The pillar keeps it, but it is never :meth:`following`.
+        """
+        releases: dict[str, dict[str, str]] = self._pillar["releases"]
+        number = len(releases) + 1
+        webapp, tree = f"t{number}-{kind}", f"{INCOMING}/t{number}-{kind}"
+        php = next(iter(releases.values()))["php"]
+        self.lab.sh("master", f"rm -rf {tree}; cp -a {INCOMING}/1 {tree}")
+        if kind in BAD:
+            source = (ROOT / "lab/webapp/public/index.php").read_text()
+            begin = "declare(strict_types=1);\n"
+            assert begin in source
+            broken = source.replace(begin, begin + BAD[kind] + "\n")
+            index = f"cat > {tree}/public/index.php"
+            self.lab.exec("master", "sh", "-c", index, stdin=broken)
+        self.lab.run("store.add", "webapp", webapp, tree)
+        if kind == "corrupt":
+            self.lab.sh("master", f"echo >> {STORE}/webapp/{webapp}/public/index.php")
+        if kind == "php":
+            trees = str(Path(INCOMING).with_name("php"))
+            self.lab.sh(
+                "master",
+                f"rm -rf {trees}/{DEAD_PHP}; cp -a {trees}/{php} {trees}/{DEAD_PHP}; "
+                f"printf '#!/bin/sh\nexit 1\n' > {trees}/{DEAD_PHP}/sbin/php-fpm",
+            )
+            self.lab.run("store.add", "php", DEAD_PHP, f"{trees}/{DEAD_PHP}")
+            php = DEAD_PHP
+        name = f"2026.11.{number}-{kind}"
+        releases[name] = {"php": php, "webapp": webapp}
         self._write_pillar()
         return name
 
