@@ -175,6 +175,14 @@ def test_too_little_to_say_is_neither_passed_nor_failed(farm: Sample) -> None:
     assert f"it answered {farm.requests} requests, 50 are needed" in verdict.why
 
 
+@pytest.mark.parametrize("min_requests", [0, 5, 50])
+@pytest.mark.parametrize("farm", [Sample(5, 5, 20.0), Sample(29, 3, 20.0), Sample(60, 2, 20.0)])
+def test_errors_over_the_limit_never_pass_however_few(farm: Sample, min_requests: int) -> None:
+    verdict = judge(Gates(min_requests=min_requests), farm, GOOD)
+    assert verdict.state == "inconclusive"
+    assert f"of its answers are 5xx ({farm.errors} of {farm.requests})" in verdict.why
+
+
 def test_errors_that_the_other_farms_have_too_are_not_the_releases() -> None:
     assert judge(GATES, Sample(100, 30, 20.0), Sample(100, 29, 20.0)).state == "pass"
 

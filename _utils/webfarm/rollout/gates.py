@@ -126,23 +126,25 @@ def judge(gates: Gates, farm: Sample, baseline: Sample | None) -> Verdict:
     baseline
         What the other open farms answered in the same window; None when there is no other.
 
-    A ``fail`` has at least MIN_TO_FAIL requests behind it; ``inconclusive`` may become something
-    else with more of them.
+    A ``fail`` has at least MIN_TO_FAIL requests behind it; what is over a limit with fewer, or with
+    less than MIN_ERRORS errors, is ``inconclusive`` and may become something else with more.
     """
+    limit = (baseline.error_share if baseline else 0.0) + gates.error_excess
     evidence = {
         "farm": asdict(farm),
         "baseline": asdict(baseline) if baseline else None,
         "error_share": round(farm.error_share, 4),
-        "error_limit": round(_error_limit(gates, baseline), 4),
+        "error_limit": round(limit, 4),
     }
-    faults, doubts = [], _too_few(gates, farm, baseline)
-    if farm.requests >= MIN_TO_FAIL and farm.errors >= MIN_ERRORS:
-        limit = _error_limit(gates, baseline)
-        if farm.error_share > limit:
-            faults.append(
-                f"{farm.error_share:.1%} of its answers are 5xx ({farm.errors} of "
-                f"{farm.requests}), {limit:.1%} are allowed"
-            )
+    faults: list[str] = []
+    doubts = _too_few(gates, farm, baseline)
+    if farm.error_share > limit:
+        shown = (
+            f"{farm.error_share:.1%} of its answers are 5xx ({farm.errors} of {farm.requests}), "
+            f"{limit:.1%} are allowed"
+        )
+        certain = farm.requests >= MIN_TO_FAIL and farm.errors >= MIN_ERRORS
+        (faults if certain else doubts).append(shown)
     limits = _latency_limits(gates, baseline)
     if limits and farm.response_ms is not None:
         least, most = limits
@@ -160,21 +162,16 @@ def judge(gates: Gates, farm: Sample, baseline: Sample | None) -> Verdict:
     return Verdict("pass", f"{farm}{beside}", evidence)
 
 
-def _error_limit(gates: Gates, baseline: Sample | None) -> float:
-    return (baseline.error_share if baseline else 0.0) + gates.error_excess
-
-
 def _latency_limits(gates: Gates, baseline: Sample | None) -> tuple[float, float] | None:
     """The mean time that is allowed, at least and at most; None without anything to compare."""
     if baseline is None or baseline.response_ms is None:
         return None
-    near = (
-        baseline.response_ms - baseline.rounding_ms,
-        baseline.response_ms + baseline.rounding_ms,
-    )
     least, most = (
         max(gates.latency_factor * mean, mean + gates.latency_margin_ms)
-        for mean in (max(0.0, near[0]), near[1])
+        for mean in (
+            max(0.0, baseline.response_ms - baseline.rounding_ms),
+            baseline.response_ms + baseline.rounding_ms,
+        )
     )
     return least, most
 
