@@ -40,7 +40,7 @@ class EasyCluster:
         self.broken: set[str] = set()
         self.silent: set[str] = set()
         self.sessions: Any = {"2026.11.1": 60, "2026.11.2": 40}
-        self.observed: list[tuple[str, str, bool]] = []
+        self.observed: list[tuple[str, str | None, bool]] = []
         self.calls: list[tuple[str, tuple[str, ...], Mapping[str, Any]]] = []
         self.on_call: Callable[[str], None] = lambda function: None
         first = topology.releases[topology.initial]
@@ -85,13 +85,14 @@ class EasyCluster:
 
     # -- the cluster -----------------------------------------------------------------------------
 
-    def observe(self, site: str, farm: str, servers: bool = True) -> Seen:
+    def observe(self, site: str, farm: str | None, servers: bool = True) -> Seen:
         self.observed.append((site, farm, servers))
         if self.hold:
             self.hold.beat()
         self._check()
         plan = self.topology.sites[site]
-        asked = plan.farms[farm].servers if servers else ()
+        farms = [plan.farms[farm]] if farm else plan.farms.values()
+        asked = [name for one in farms for name in one.servers] if servers else []
         return Seen(
             {name: self._view(self.balancers[name]) for name in plan.balancers},
             {name: self._view(self.servers[name]) for name in asked},

@@ -1,118 +1,217 @@
-"""What an operator types, against a simulated site: plans, runs, stops, refusals, words."""
+"""Plans, and the runs of a farm, a site and all: what is asked, what is refused, in which words."""
 
-import io
-import json
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
-from webfarm.errors import BadName, WebfarmError
-from webfarm.rollout.commands import Context
-from webfarm.rollout.journal import Journal, connect
+from webfarm.errors import WebfarmError
+from webfarm.rollout import commands, control
+from webfarm.rollout.journal import Journal, Unfinished, connect
 from webfarm.rollout.lease import Held, Lease
 from webfarm.rollout.model import Step
-from webfarm.rollout.report import Lines, Screen, brief, show_plan, watcher_for
 from webfarm.rollout.watcher import Watcher
 
-from tests.conftest import EXAMPLE
-from tests.simulation.drive import pillar_of
-from tests.simulation.world import World
+from tests.unit.easy_cluster import Shop, pillar_of
 
-
-class Shop:
-    """A simulated site and the commands on it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.world = World(1, pillar_of(EXAMPLE, 2))
-        self.stop = False
-        self.context = Context(
-            topology=self.world.topology,
-            cluster=self.world,
-            clock=self.world,
-            journal_path=folder / "webfarm" / "journal.sqlite",
-            holder="tester",
-            stopping=lambda: self.stop,
-        )
-
-    def changes(self) -> list[str]:
-        return [line for line in self.world.trace if " call " in line]
+ORDER = [
+    *("preflight", "drain", "close", "quiesce", "fence", "switch", "flush", "warm"),
+    *("verify", "ready", "open", "soak"),
+]
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path)
+def shop(tmp_path: Path, pillar: dict[str, Any]) -> Shop:
+    return Shop(tmp_path, pillar_of(pillar))
+
+
+def names_of(farm: dict[str, Any]) -> list[str]:
+    return [step["step"].split()[1] for step in farm["steps"]]
+
+
+# -- plans -----------------------------------------------------------------------------------------
 
 
 def test_a_plan_shows_each_step_with_capacity_and_changes_nothing(shop: Shop) -> None:
-    data = shop.context.plan("site1", "farm2")
+    data = commands.plan(shop.context, "site1", "farm2")
     assert data["result"]
     (farm,) = data["farms"]
     steps = {step["step"].split()[1]: step for step in farm["steps"]}
-    assert list(steps)[:4] == ["stage", "preflight", "drain", "close"]
+    assert list(steps) == ["stage", *ORDER]
     assert steps["stage"]["capacity"] == "100 %"
     assert steps["switch"]["capacity"] == "50 %"
-    assert steps["open"]["capacity"] == "100 %"
     assert steps["drain"]["targets"] == "site1-lb1, site1-lb2"
-    assert farm["lowest_capacity"] == "50 %"
-    assert farm["command"] == "salt-run upgrade.farm site1 farm2 release=2026.11.2"
-    assert shop.changes() == []
+    assert (farm["lowest_capacity"], data["lowest_capacity"]) == ("50 %", "50 %")
+    assert farm["load_without"] == "0 %"
+    assert data["staging"] == "2 of 2 servers get the trees first, while all are in service"
+    assert data["estimate"].startswith("about ")
+    assert data["next"] == (
+        f"salt-run upgrade.farm site1 farm2 release=2026.11.2 plan_id={data['plan_id']}"
+    )
+    assert shop.cluster.calls == []
     assert not Path(shop.context.journal_path).exists()
 
 
 def test_a_plan_of_a_site_takes_each_farm_as_the_one_before_leaves_the_site(shop: Shop) -> None:
-    data = shop.context.plan("site1")
+    data = commands.plan(shop.context, "site1", order="farm2,farm1")
     first, second = data["farms"]
+    assert (first["farm"], second["farm"]) == ("farm2", "farm1")
     why = {step["step"].split()[1]: step["why"] for step in second["steps"]}
     assert "generation 2" in why["ready"]
-    assert why["close"] == "sessions go to farm1"
-    assert first["end"] == second["end"] == "in service on 2026.11.2"
+    assert why["close"] == "sessions go to farm2"
+    assert "order=site1/farm2,site1/farm1" in data["next"]
+
+
+def test_a_plan_of_everything_looks_once_at_each_site(shop: Shop) -> None:
+    commands.plan(shop.context)
+    assert shop.cluster.observed == [("site1", None, True), ("site2", None, True)]
+
+
+def test_a_plan_shows_the_policy_in_force_and_what_was_overridden(
+    tmp_path: Path, pillar: dict[str, Any]
+) -> None:
+    shop = Shop(tmp_path, pillar_of(pillar, approve="site", approvers=["carol", "dave"]))
+    data = commands.plan(shop.context, policy={"soak_seconds": 7, "gates": {"error_excess": 0.5}})
+    policy = data["policy"]["site1"]
+    assert (policy["in_force"]["soak_seconds"], policy["overridden"]["soak_seconds"]) == (7, 1)
+    assert policy["in_force"]["gates"]["error_excess"] == 0.5
+    assert policy["in_force"]["gates"]["min_requests"] == 0
+    assert "min_capacity" not in policy["overridden"]
+    assert [farm.get("approval") for farm in data["farms"]] == [
+        *(None, "by carol or dave", None, None)
+    ]
+    assert "policy='{" in data["next"]
+    soaks = [s for farm in data["farms"] for s in farm["steps"] if "soak" in s["step"]]
+    assert [soak["at_most"] for soak in soaks] == ["7 s", "7 s", "7 s", "7 s"]
+
+
+def test_the_first_farm_of_several_is_a_canary_with_a_longer_soak(shop: Shop) -> None:
+    farms = commands.plan(shop.context, "site1")["farms"]
+    soaks = [step["at_most"] for farm in farms for step in farm["steps"] if "soak" in step["step"]]
+    assert soaks == ["2 s", "1 s"]
+
+
+def test_a_plan_says_when_the_windows_are_closed(tmp_path: Path, pillar: dict[str, Any]) -> None:
+    freeze = {
+        **{"from": "2023-11-01T00:00", "to": "2023-12-01T00:00"},
+        **{"timezone": "UTC", "reason": "the big sale"},
+    }
+    shop = Shop(tmp_path, pillar_of(pillar, freezes=[freeze]))
+    data = commands.plan(shop.context, "site1")
+    assert "frozen (the big sale)" in data["policy"]["site1"]["closed"]
+    refused = commands.upgrade(shop.context, "site1")
+    assert (refused["state"], refused["result"]) == ("refused", False)
+    assert "the big sale" in refused["message"]
+    assert shop.cluster.changes() == []
+    done = commands.upgrade(shop.context, "site1", override="the sale itself is broken")
+    assert done["state"] == "done"
 
 
 def test_a_plan_says_why_it_would_be_refused(shop: Shop) -> None:
-    shop.world.kill("site1-farm1-ws1")
-    shop.world.sleep(60)
-    data = shop.context.plan("site1", "farm2")
+    shop.cluster.silent.add("site1-farm1-ws1")
+    data = commands.plan(shop.context, "site1", "farm2")
     assert not data["result"]
     assert "keeps 25 %" in data["farms"][0]["refused"][0]
 
 
+def test_a_plan_with_a_silent_balancer_is_refused_and_names_it(shop: Shop) -> None:
+    shop.cluster.silent.add("site1-lb2")
+    data = commands.plan(shop.context, "site1")
+    assert not data["result"]
+    assert "site1-lb2" in data["farms"][0]["refused"][0]
+
+
+# -- a plan's id -----------------------------------------------------------------------------------
+
+
+def test_a_plan_is_done_as_planned(shop: Shop) -> None:
+    planned = commands.plan(shop.context, "site1")["plan_id"]
+    assert planned == commands.plan(shop.context, "site1")["plan_id"]
+    assert commands.upgrade(shop.context, "site1", plan_id=planned)["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda shop: shop.cluster.silent.add("site1-farm1-ws1"), "what the servers run"),
+        (lambda shop: shop.cluster.silent.add("site1-lb1"), "what the balancers have"),
+    ],
+)
+def test_a_stale_plan_is_refused_and_says_what_changed(shop: Shop, change: Any, named: str) -> None:
+    planned = commands.plan(shop.context, "site1")["plan_id"]
+    change(shop)
+    with pytest.raises(WebfarmError, match=f"is stale: changed since: .*{named}"):
+        commands.upgrade(shop.context, "site1", plan_id=planned)
+    assert shop.cluster.calls == []
+
+
+def test_a_plan_of_something_else_is_refused(shop: Shop) -> None:
+    planned = commands.plan(shop.context, "site1")["plan_id"]
+    with pytest.raises(WebfarmError, match="the farms, their order"):
+        commands.upgrade(shop.context, "site1", order="farm2,farm1", plan_id=planned)
+    with pytest.raises(WebfarmError, match="the policy in force"):
+        commands.upgrade(shop.context, "site1", policy={"soak_seconds": 9}, plan_id=planned)
+    with pytest.raises(WebfarmError, match="it is no plan of this cluster"):
+        commands.upgrade(shop.context, "site1", plan_id="p123")
+    assert shop.cluster.calls == []
+
+
+# -- runs ------------------------------------------------------------------------------------------
+
+
 def test_the_second_run_finds_nothing_to_do(shop: Shop) -> None:
-    first = shop.context.farm("site1", "farm2")
+    first = commands.upgrade(shop.context, "site1", "farm2")
     assert (first["result"], first["state"]) == (True, "done")
-    before = len(shop.changes())
-    second = shop.context.farm("site1", "farm2")
+    before = len(shop.cluster.calls)
+    second = commands.upgrade(shop.context, "site1", "farm2")
     assert (second["result"], second["state"]) == (True, "nothing")
-    assert "nothing to do" in second["message"]
-    assert len(shop.changes()) == before
-    json.dumps([first, second])
+    assert len(shop.cluster.calls) == before
 
 
-def test_a_whole_site_goes_farm_by_farm(shop: Shop) -> None:
-    data = shop.context.farms("site1")
+def test_all_goes_site_by_site_farm_by_farm(shop: Shop) -> None:
+    data = commands.upgrade(shop.context, order="site2,site1")
     assert data["result"]
-    assert [outcome["farm"] for outcome in data["outcomes"]] == ["farm1", "farm2"]
-    assert {web.release for web in shop.world.web.values()} == {"2026.11.2"}
-    assert shop.world.excused == 0
-    assert set(brief(data)["outcomes"]) == {"site1 farm1", "site1 farm2"}
+    assert [(one["site"], one["farm"]) for one in data["outcomes"]] == [
+        *(("site2", "farm1"), ("site2", "farm2"), ("site1", "farm1"), ("site1", "farm2"))
+    ]
+    for site in ("site1", "site2"):
+        assert shop.releases(site) == {"farm1": "2026.11.2", "farm2": "2026.11.2"}
 
 
 def test_the_first_farm_that_fails_ends_the_site(shop: Shop) -> None:
-    for web in shop.world.members("farm1"):
-        web.bad.add("2026.11.2")
-    data = shop.context.farms("site1")
-    assert not data["result"]
+    shop.cluster.broken.add("2026.11.2")
+    data = commands.upgrade(shop.context, "site1")
+    assert (data["result"], data["state"]) == (False, "failed")
     assert data["not_begun"] == ["site1 farm2"]
+    assert shop.releases() == {"farm1": "2026.11.1", "farm2": "2026.11.1"}
 
 
 def test_s5_a_site_that_is_held_is_refused_and_the_holder_named(shop: Shop) -> None:
     path = Path(shop.context.journal_path)
-    Lease(connect(path), "site1", "alice").take("farm1 to 2026.11.2", shop.world.time())
-    with pytest.raises(Held, match="held by alice"):
-        shop.context.farm("site1", "farm2")
-    assert shop.changes() == []
-    (held,) = shop.context.status("site1")["held"]
-    assert (held["holder"], held["alive"]) == ("alice", True)
+    Lease(connect(path), "site1", "bob", shop.cluster).take("farm1 to 2026.11.2")
+    with pytest.raises(Held, match="held by bob"):
+        commands.upgrade(shop.context, "site1", "farm2")
+    assert shop.cluster.calls == []
+
+
+def test_another_target_is_refused_while_a_run_is_unfinished(shop: Shop) -> None:
+    shop.stop = True
+    commands.upgrade(shop.context, "site1")
+    shop.stop = False
+    with pytest.raises(Unfinished, match=r"run 1 has not ended.*upgrade\.resume 1"):
+        commands.upgrade(shop.context, "site1", release="2026.11.10")
+    assert commands.upgrade(shop.context, "site1")["run"] == 1
+
+
+def test_a_release_that_is_marked_bad_is_refused_with_who_and_why(shop: Shop) -> None:
+    control.bad(shop.as_user("carol"), "2026.11.2", "loses carts")
+    with pytest.raises(WebfarmError, match=r"2026\.11\.2 was marked bad by carol .*loses carts"):
+        commands.upgrade(shop.context, "site1")
+    planned = commands.plan(shop.context, "site1")
+    assert not planned["result"] and "loses carts" in planned["message"]
+    assert shop.cluster.calls == []
+    control.good(shop.context, "2026.11.2", "it was the database")
+    assert commands.upgrade(shop.context, "site1")["result"]
 
 
 class StopAt(Watcher):
@@ -126,68 +225,21 @@ class StopAt(Watcher):
         self.shop.stop = self.shop.stop or step.name == self.step
 
 
-ORDER = [
-    *("stage", "preflight", "drain", "close", "quiesce", "fence", "switch", "flush", "warm"),
-    *("verify", "ready", "open", "soak"),
-]
-
-
-@pytest.mark.parametrize("step", ORDER)
-def test_ctrl_c_stops_after_the_step_and_the_same_command_goes_on(shop: Shop, step: str) -> None:
+@pytest.mark.parametrize("step", ["stage", *ORDER[:-1]])
+def test_ctrl_c_pauses_after_the_step_and_the_same_command_goes_on(shop: Shop, step: str) -> None:
     shop.context.watcher = StopAt(shop, step)
-    stopped = shop.context.farm("site1", "farm2")
-    assert (stopped["result"], stopped["state"]) == (False, "stopped")
-    assert [done["step"] for done in stopped["steps"]] == ORDER[: ORDER.index(step) + 1]
-    assert stopped["next"] == "salt-run upgrade.farm site1 farm2 release=2026.11.2"
-    assert "farm2 of site1 is" in stopped["cluster"]
-    if step != "soak":
-        (unfinished,) = shop.context.status()["unfinished"]
-        assert unfinished["state"] == "stopped"
+    paused = commands.upgrade(shop.context, "site1", "farm2")
+    assert (paused["result"], paused["state"]) == (False, "paused")
+    assert paused["next"] == "salt-run upgrade.resume 1"
+    (outcome,) = paused["outcomes"]
+    assert [done["step"] for done in outcome["steps"]][-1] == step
     shop.context.watcher = Watcher()
     shop.stop = False
-    outcome = shop.context.farm("site1", "farm2")
-    assert outcome["result"]
-    assert outcome["rollout"] == stopped["rollout"]
-    assert shop.context.status()["unfinished"] == []
+    done = commands.upgrade(shop.context, "site1", "farm2")
+    assert (done["result"], done["run"]) == (True, paused["run"])
 
 
-def test_history_has_the_steps_with_their_evidence(shop: Shop) -> None:
-    rollout = shop.context.farm("site1", "farm2")["rollout"]
-    (entry,) = shop.context.history()["rollouts"]
-    assert (entry["id"], entry["state"], entry["holder"]) == (rollout, "done", "tester")
-    whole = shop.context.history(rollout=rollout)
-    flush = next(step for step in whole["steps"] if step["name"] == "flush")
-    assert flush["state"] == "done"
-    assert flush["evidence"]["pool"]["10.77.1.121:11211"] == {"flushed": True, "items": 0}
-    with pytest.raises(WebfarmError, match="no rollout 99"):
-        shop.context.history(rollout=99)
-
-
-def test_hostile_names_go_nowhere(shop: Shop, hostile_name: Any) -> None:
-    calls = [
-        lambda: shop.context.farm(hostile_name, "farm2"),
-        lambda: shop.context.farm("site1", hostile_name),
-    ]
-    if hostile_name is not None:
-        calls.append(lambda: shop.context.farm("site1", "farm2", hostile_name))
-        calls.append(lambda: shop.context.plan("site1", "farm2", hostile_name))
-        calls.append(lambda: shop.context.status(hostile_name))
-    for call in calls:
-        with pytest.raises(BadName):
-            call()
-    assert shop.changes() == []
-
-
-def test_unknown_names_are_answered_with_what_exists(shop: Shop) -> None:
-    with pytest.raises(WebfarmError, match="site1, site2"):
-        shop.context.farm("site3", "farm1")
-    with pytest.raises(WebfarmError, match="farm1, farm2"):
-        shop.context.farm("site1", "farm9")
-    with pytest.raises(WebfarmError, match=r"2026\.11\.1, 2026\.11\.2, 2026\.11\.10"):
-        shop.context.farm("site1", "farm1", "2027.1")
-
-
-def test_a_journal_that_cannot_be_written_stops_the_rollout(
+def test_a_journal_that_cannot_be_written_stops_the_run(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     intend = Journal.intend
@@ -199,52 +251,62 @@ def test_a_journal_that_cannot_be_written_stops_the_rollout(
 
     monkeypatch.setattr(Journal, "intend", full)
     with pytest.raises(WebfarmError, match="disk is full"):
-        shop.context.farm("site1", "farm2")
-    assert not any("'release'" in line and "set_farms" in line for line in shop.changes())
+        commands.upgrade(shop.context, "site1", "farm2")
+    assert "webfarm_release.switch" not in shop.cluster.changes()
     monkeypatch.undo()
-    assert shop.context.farm("site1", "farm2")["result"]
+    assert commands.upgrade(shop.context, "site1", "farm2")["result"]
 
 
-# -- what is shown ---------------------------------------------------------------------------------
+# -- what is refused before anything is asked ------------------------------------------------------
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+def test_hostile_names_go_nowhere(shop: Shop, hostile_name: Any) -> None:
+    calls = [
+        lambda: commands.upgrade(shop.context, hostile_name, "farm2"),
+        lambda: commands.upgrade(shop.context, "site1", order=[hostile_name, "farm2"]),
+        lambda: commands.upgrade(shop.context, "site1", policy={hostile_name: 1}),
+    ]
+    if hostile_name is not None:  # which is the default of these
+        calls += [
+            lambda: commands.upgrade(shop.context, "site1", hostile_name),
+            lambda: commands.upgrade(shop.context, "site1", "farm2", hostile_name),
+            lambda: commands.upgrade(shop.context, "site1", plan_id=hostile_name),
+            lambda: commands.plan(shop.context, "site1", "farm2", hostile_name),
+        ]
+    for call in calls:
+        with pytest.raises(WebfarmError):
+            call()
+    assert shop.cluster.calls == shop.cluster.observed == []
 
 
-def test_one_line_a_step_where_there_is_no_terminal(shop: Shop) -> None:
-    out = io.StringIO()
-    shop.context.watcher = watcher_for(out, quiet=False)
-    assert isinstance(shop.context.watcher, Lines)
-    shop.context.farm("site1", "farm2")
-    lines = out.getvalue().splitlines()
-    assert [line.split()[1] for line in lines[1:-2]] == ORDER
-    assert "done: farm2 is in service on 2026.11.2" in lines[-2]
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"site": "site3"}, "site1, site2"),
+        ({"site": "site1", "farm": "farm9"}, "farm1, farm2"),
+        ({"farm": "farm1"}, "a farm needs its site"),
+        ({"site": "site1", "release": "2027.1"}, r"2026\.11\.1, 2026\.11\.2, 2026\.11\.10"),
+        ({"site": "site1", "order": "farm1"}, "missing: site1/farm2"),
+        ({"site": "site1", "policy": "soak"}, "policy is 'soak', expected a mapping"),
+        ({"site": "site1", "policy": {"soak_seconds": -1}}, r"policy\.soak_seconds"),
+        ({"site": "site1", "policy": {"windows": []}}, r"policy\.windows"),
+        ({"site": "site1", "override": 7}, "override is 7, expected a sentence"),
+        ({"site": "site1", "reset_sessions": 1}, "expected True or False"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_asked(
+    shop: Shop, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(WebfarmError, match=message):
+        commands.upgrade(shop.context, **arguments)
+    assert shop.cluster.calls == shop.cluster.observed == []
 
 
-def test_a_live_table_on_a_terminal(shop: Shop) -> None:
-    out = Terminal()
-    shop.context.watcher = watcher_for(out, quiet=False)
-    assert isinstance(shop.context.watcher, Screen)
-    shop.context.farm("site1", "farm2")
-    assert "farm2 is in service on 2026.11.2" in out.getvalue()
-    assert "quiesce" in out.getvalue()
+def test_a_tree_that_the_store_does_not_have_is_refused(shop: Shop) -> None:
+    def digest(kind: str, version: str) -> str:
+        raise WebfarmError(f"the store has no {kind} {version}")
 
-
-def test_quiet_says_nothing(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    shop.context.watcher = watcher_for(io.StringIO(), quiet=True)
-    shop.context.farm("site1", "farm2")
-    assert capsys.readouterr() == ("", "")
-
-
-def test_a_plan_as_a_table_and_its_brief(shop: Shop) -> None:
-    data = shop.context.plan("site1")
-    out = io.StringIO()
-    show_plan(data, out)
-    assert "7 switch" in out.getvalue()
-    assert "site1-farm2-ws1, site1-farm2-ws2" in out.getvalue()
-    assert brief(data)["farms"] == {
-        "site1 farm1": "in service on 2026.11.2",
-        "site1 farm2": "in service on 2026.11.2",
-    }
+    shop.context.digests = digest
+    with pytest.raises(WebfarmError, match=r"the store has no php 8\.2\.36"):
+        commands.upgrade(shop.context, "site1")
+    assert shop.cluster.calls == []

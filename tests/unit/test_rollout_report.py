@@ -113,7 +113,7 @@ FARM: dict[str, Any] = {
         {"step": "1 close", "targets": "lb1", "why": "x", "at_most": "60 s", "capacity": "50 %"}
     ],
     "end": "in service on 2026.11.2",
-    "approval": "canary",
+    "approval": "by anybody",
     "left_out": {"ws1": "does not answer"},
 }
 PLAN: dict[str, Any] = {
@@ -139,7 +139,7 @@ def test_a_plan_as_tables_and_the_rest_in_brief() -> None:
     assert "gates: min_requests 50" in text
     assert "closed now: until 22:00" in text
     assert "1 close" in text and "farm2 is open [1]" in text
-    assert "waits for an approval: canary" in text
+    assert "waits for an approval by anybody" in text
     assert "left out: ws1 does not answer" in text
     assert brief(PLAN) == {
         "result": True,

@@ -1,6 +1,10 @@
 """What starts a run, and the plan of one: data in, data out; the world is handed in."""
 
+import json
+import math
+import shlex
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from webfarm import names
@@ -11,6 +15,9 @@ from webfarm.rollout.context import Context
 from webfarm.rollout.engine import command, describe
 from webfarm.rollout.model import BalancerView, Goal, InService, Memory, Run, Seen, listed
 from webfarm.rollout.outline import Foreseen, outline
+from webfarm.rollout.preflight import load_without, percent
+from webfarm.rollout.report import utc
+from webfarm.rollout.run import again
 from webfarm.rollout.situation import Situation
 from webfarm.topology import Site
 
@@ -46,15 +53,17 @@ def plan(
         lowest = min([lowest, *(one.capacity for one in foreseen)])
     for number, approval in approvals(run, sites).items():
         plans[number]["approval"] = approval
+    id_ = plan_id_.plan_id(run.goals, sites, seen)
     data = {
         "result": bad is None and all("refused" not in planned for planned in plans),
         "changes": "nothing: this is a plan",
-        "plan_id": plan_id_.plan_id(run.goals, sites, seen),
+        "plan_id": id_,
         "policy": {name: _policy(context, sites[name], name) for name in run.sites},
         "staging": _staging(run, seen),
-        "lowest_capacity": f"{int(lowest * 100)} %",
+        "lowest_capacity": percent(lowest),
         "estimate": estimate.text(spent),
         "farms": plans,
+        "next": _command(context, run, site, farm, id_),
     }
     if bad is not None:
         data["message"] = bad_words(run.goals[0].release, bad)
@@ -115,19 +124,16 @@ def refuse_bad(context: Context, run: Run) -> None:
 
 
 def approvals(run: Run, sites: Mapping[str, Site]) -> dict[int, str]:
-    """After which of the run's farms it waits for somebody, and who that may be."""
+    """After which of the run's farms it waits for somebody, and for whom."""
     points = {}
-    last = len(run.goals) - 1
-    for number, goal in enumerate(run.goals[:-1]):
+    for number, (goal, after) in enumerate(pairwise(run.goals)):
         policy = sites[goal.site].policy
-        ends = goal.site not in {after.site for after in run.goals[number + 1 :]}
         if (
             policy.approve == "farm"
             or (policy.approve == "canary" and number == 0)
-            or (policy.approve == "site" and ends and number < last)
+            or (policy.approve == "site" and goal.site != after.site)
         ):
-            who = f"of {', '.join(policy.approvers)}" if policy.approvers else "of anybody"
-            points[number] = f"{who}: salt-run upgrade.resume ID"
+            points[number] = f"by {' or '.join(policy.approvers) or 'anybody'}"
     return points
 
 
@@ -135,9 +141,16 @@ def approvals(run: Run, sites: Mapping[str, Site]) -> dict[int, str]:
 
 
 def _observe(context: Context, run: Run) -> Seens:
-    return {
-        (goal.site, goal.farm): context.cluster.observe(goal.site, goal.farm) for goal in run.goals
-    }
+    """What is seen of each site and, of its servers, of each farm; one observation a site."""
+    seen = {}
+    for site in run.sites:
+        farms = [goal.farm for goal in run.goals if goal.site == site]
+        view = context.cluster.observe(site, farms[0] if len(farms) == 1 else None)
+        for farm in farms:
+            members = context.topology.farm(site, farm).servers
+            servers = {name: view.servers[name] for name in members if name in view.servers}
+            seen[site, farm] = Seen(view.balancers, servers)
+    return seen
 
 
 def _watched(site: Site, canary: bool) -> Site:
@@ -160,7 +173,9 @@ def _planned(
     elif isinstance(end, InService):
         lowest = min(step.capacity for step in foreseen)
         data["steps"] = [_foreseen(number, step) for number, step in enumerate(foreseen, 1)]
-        data["lowest_capacity"] = f"{int(lowest * 100)} %"
+        load = load_without(Situation(goal, site, seen, Memory()))
+        data["load_without"] = percent(load) if math.isfinite(load) else "without end"
+        data["lowest_capacity"] = percent(lowest)
         data["end"] = f"in service on {goal.release}"
         data["command"] = command(goal)
     else:
@@ -177,7 +192,7 @@ def _foreseen(number: int, foreseen: Foreseen) -> dict[str, Any]:
         "targets": listed(step.targets),
         "why": step.why,
         "at_most": "without end" if step.deadline is None else f"{step.deadline:g} s",
-        "capacity": f"{int(foreseen.capacity * 100)} %",
+        "capacity": percent(foreseen.capacity),
     }
 
 
@@ -189,6 +204,19 @@ def _policy(context: Context, site: Site, name: str) -> dict[str, Any]:
         "overridden": {key: known[key] for key in force if force[key] != known[key]},
         "closed": windows.closed(site.policy, context.clock.time()),
     }
+
+
+def _command(context: Context, run: Run, site: str | None, farm: str | None, plan_id: str) -> str:
+    """What to type to do as planned."""
+    words = [again(run)]
+    places = [(goal.site, goal.farm) for goal in run.goals]
+    if places != context.scope(site, farm):
+        words.append("order=" + ",".join("/".join(place) for place in places))
+    if run.policy:
+        words.append("policy=" + shlex.quote(json.dumps(run.policy)))
+    if run.goals[0].reset_sessions and "reset_sessions" not in words[0]:
+        words.append("reset_sessions=True")
+    return " ".join([*words, f"plan_id={plan_id}"])
 
 
 def _staging(run: Run, seen: Seens) -> str:
@@ -204,8 +232,6 @@ def _staging(run: Run, seen: Seens) -> str:
 
 def bad_words(release: str, mark: Mapping[str, Any]) -> str:
     """Why a release that is marked bad is refused."""
-    from webfarm.rollout.report import utc
-
     return (
         f"{release} was marked bad by {mark['who']} at {utc(mark['at'])}: {mark['why']}. Nothing "
         f"was changed; `salt-run upgrade.good {release} reason='…'` takes the mark back"

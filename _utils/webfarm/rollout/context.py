@@ -1,5 +1,6 @@
 """What every command needs: the world, the journal, and goals from names."""
 
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -52,8 +53,15 @@ class Context:
     def journal(self, make: bool = False) -> Iterator[Journal]:
         """The journal; an empty one in memory where there is none, unless it is to be made."""
         there = make or Path(self.journal_path).exists()
-        with closing(journal_.connect(self.journal_path if there else ":memory:")) as connection:
-            yield Journal(connection)
+        try:
+            path = self.journal_path if there else ":memory:"
+            with closing(journal_.connect(path)) as connection:
+                yield Journal(connection)
+        except sqlite3.Error as error:
+            raise WebfarmError(
+                f"the journal {self.journal_path} cannot be used ({error}), so nothing more was "
+                "done; make room on the master's disk, then type the command again"
+            ) from error
 
     def conduct(self, run: Run, wish: Wish | None = None) -> dict[str, Any]:
         """Hold the run's sites in this process and bring the run to its end, or to a pause."""

@@ -41,6 +41,8 @@ def _farm(console: Console, farm: Mapping[str, Any]) -> None:
     console.print(f"  now: {farm['now']}", markup=False)
     for reason in farm.get("refused", ()):
         console.print(Text(f"  refused: {reason}", "red"))
+    if "load_without" in farm:
+        console.print(f"  load: the other farms would be used at {farm['load_without']}")
     if farm.get("steps"):
         table = Table(box=None, pad_edge=False, padding=(0, 2))
         for heading in ("  step", "capacity", "at most", "where", "why"):
@@ -52,7 +54,7 @@ def _farm(console: Console, farm: Mapping[str, Any]) -> None:
     if "end" in farm:
         console.print(f"  then: {farm['end']}", markup=False)
     if "approval" in farm:
-        console.print(Text(f"  then it waits for an approval: {farm['approval']}", "yellow"))
+        console.print(Text(f"  then it waits for an approval {farm['approval']}", "yellow"))
     for name, why in farm.get("left_out", {}).items():
         console.print(Text(f"  left out: {name} {why}", "yellow"))
     console.print()

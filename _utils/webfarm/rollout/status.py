@@ -28,7 +28,7 @@ def status(context: Context, site: str | None = None) -> Data:
     if site is not None:
         context.topology.site(names.check(site, "site"))
     sites = list(context.topology.sites) if site is None else [site]
-    seen = {name: _look(context, name) for name in sites}
+    seen = {name: context.cluster.observe(name, None, servers=False) for name in sites}
     now = context.clock.time()
     with context.journal() as journal:
         held = [_lease(context, row) for row in holders(journal.connection) if row["site"] in sites]
@@ -162,11 +162,6 @@ def conducted(context: Context, journal: Journal, run: Mapping[str, Any]) -> boo
 
 
 # -- parts of the status ---------------------------------------------------------------------------
-
-
-def _look(context: Context, site: str) -> Seen:
-    first = next(iter(context.topology.site(site).farms))
-    return context.cluster.observe(site, first, servers=False)
 
 
 def _farms(context: Context, site: str, seen: Seen) -> Data:
