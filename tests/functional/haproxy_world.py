@@ -1,5 +1,5 @@
 """A small world for HAProxy's tests: real HAProxy processes of the real templates, and web servers
-on loopback.
+on the loopback.
 """
 
 import asyncio
@@ -11,36 +11,21 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import jinja2
+from loopback import NET, PATIENCE, wait_for
 from webfarm.haproxy import farms, sites
-from webfarm.haproxy.client import BalancerError
 from webfarm.haproxy.runtime import Balancer, Settings
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = ROOT / "salt" / "haproxy" / "files"
-# addresses of this process alone, so that two runs do not meet
-NET = f"127.{70 + os.getpid() % 150}"
 RELEASES = ("2026.11.1", "2026.11.2")
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 15) -> Any:
-    """Wait until ``condition`` is true and return it; fails with ``what`` after ``seconds``."""
-    end = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(BalancerError):
-            value = condition()
-            if value:
-                return value
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
 
 
 def render(template: str, **context: Any) -> str:
@@ -54,7 +39,10 @@ def render(template: str, **context: Any) -> str:
 
 @dataclass
 class Server:
-    """A web server with a guard: /ready, 425 for another release, an echo of what it was sent."""
+    """A web server with a guard: /ready, 425 for another release, an echo of what it was sent.
+
+    A page takes as long as its ``ms`` says, or with ``hold`` until the world lets go.
+    """
 
     id: str
     farm: str
@@ -65,6 +53,7 @@ class Server:
     uncached: bool = False
     guarded: bool = True
     answered: Counter[str] = field(default_factory=Counter)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
     listener: asyncio.Server | None = None
     connections: set[asyncio.StreamWriter] = field(default_factory=set)
 
@@ -112,9 +101,11 @@ class Server:
             lines.append(f"X-Webfarm-Fence: {self.release}")
             self.answered["refused"] += 1
         else:
-            milliseconds = float(parse_qs(url.query).get("ms", ["0"])[0])
-            await asyncio.sleep(milliseconds / 1000)
-            status = parse_qs(url.query).get("status", ["200 OK"])[0]
+            query = parse_qs(url.query)
+            if "hold" in query:
+                await self.gate.wait()
+            await asyncio.sleep(float(query.get("ms", ["0"])[0]) / 1000)
+            status = query.get("status", ["200 OK"])[0]
             self.answered["served"] += 1
             content = json.dumps(
                 {
@@ -177,7 +168,7 @@ class Http:
         method: str = "GET",
         headers: dict[str, str] | None = None,
         body: bytes = b"",
-        seconds: float = 30,
+        seconds: float = PATIENCE,
     ) -> Reply:
         return await asyncio.wait_for(self._request(path, method, headers or {}, body), seconds)
 
@@ -333,6 +324,7 @@ class World:
         self.folder = folder
         self.servers: dict[str, Server] = {}
         self.balancers: list[Haproxy] = []
+        self.gate = asyncio.Event()
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
@@ -351,9 +343,14 @@ class World:
                     f"farm{farm}",
                     f"{NET}.{10 * (site - 1) + farm}.{number}",
                     site=f"site{site}",
+                    gate=self.gate,
                 )
                 self.servers[server.id] = server
                 self.run(server.start())
+
+    def let_go(self) -> None:
+        """Let the requests end that are held, and hold no more."""
+        self.loop.call_soon_threadsafe(self.gate.set)
 
     def farm_servers(self, farm: str, site: str = "site1") -> list[Server]:
         return [s for s in self.servers.values() if (s.farm, s.site) == (farm, site)]
@@ -385,7 +382,7 @@ class World:
             "primaries": ["127.0.0.1"],
             "siblings": [],
             "floor": floor,
-            "hard_stop_after": "20s",
+            "hard_stop_after": "60s",
             "bind": f"{NET}.0.{number}:18001",
             "management": f"{NET}.0.{number}:18404",
         }
@@ -439,7 +436,7 @@ class World:
             "sites": table,
             "domain": "shop.example",
             "certificate": str(certificate),
-            "hard_stop_after": "20s",
+            "hard_stop_after": "60s",
             "bind": f"{NET}.0.{number}:18443",
             "bind_https": f"{NET}.0.{number}:18443",
             "bind_http": f"{NET}.0.{number}:18080",
@@ -500,19 +497,3 @@ def world(folder: Path) -> Iterator[World]:
         yield made
     finally:
         made.close()
-
-
-__all__ = [
-    "NET",
-    "RELEASES",
-    "Haproxy",
-    "Http",
-    "Reply",
-    "Server",
-    "World",
-    "farms",
-    "render",
-    "sites",
-    "wait_for",
-    "world",
-]

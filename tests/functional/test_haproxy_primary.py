@@ -14,19 +14,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from haproxy_world import (
-    NET,
-    RELEASES,
-    Haproxy,
-    Http,
-    Reply,
-    Server,
-    World,
-    farms,
-    sites,
-    wait_for,
-    world,
-)
+from haproxy_world import RELEASES, Haproxy, Http, Reply, Server, World, farms, sites, world
+from loopback import NET, PATIENCE, wait_for
 
 OLD, NEW = RELEASES
 
@@ -187,11 +176,11 @@ class Load:
 
     def stop(self) -> None:
         self.cluster.loop.call_soon_threadsafe(self.stopped.set)
-        self.running.result(60)
+        self.running.result(2 * PATIENCE)
 
     def more(self, requests: int = 300) -> None:
         goal = self.count.total() + requests
-        wait_for(lambda: self.count.total() >= goal, f"{requests} more requests", 60)
+        wait_for(lambda: self.count.total() >= goal, f"{requests} more requests")
 
 
 @contextlib.contextmanager

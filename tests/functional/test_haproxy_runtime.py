@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from webfarm.errors import WebfarmError
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from haproxy_world import NET, RELEASES, ROOT, Haproxy, World, farms, wait_for, world
+from haproxy_world import RELEASES, ROOT, Haproxy, World, farms, world
+from loopback import NET, PATIENCE, wait_for
 from webfarm.haproxy import maps
 from webfarm.haproxy.client import BalancerError
 from webfarm.haproxy.runtime import FARM_MAPS
@@ -297,54 +299,40 @@ def test_reconcile_brings_haproxy_to_what_the_disk_says(balancer: Haproxy) -> No
     assert api.servers("farm1")["farm1"]["site1-farm1-ws1"]["uweight"] == 9
 
 
+def held(cluster: World, balancer: Haproxy, farm: str) -> Future[int]:
+    """A request to the farm that lasts until the cluster lets go; its result is the status."""
+
+    async def ask() -> int:
+        client = cluster.client(balancer)
+        client.cookies = {"FARMID": f"site1:{farm}:1"}
+        reply = await client.request("/?hold=1")
+        client.close()
+        return reply.status
+
+    return cluster.submit(ask())
+
+
 def test_evidence_counts_what_is_in_flight_in_old_workers_too(
     cluster: World, balancer: Haproxy
 ) -> None:
     api = balancer.balancer
-
-    async def slow() -> int:
-        client = cluster.client(balancer)
-        client.cookies = {"FARMID": "site1:farm2:1"}
-        reply = await client.request("/?ms=3000")
-        client.close()
-        return reply.status
-
-    running = [cluster.submit(slow()) for _ in range(3)]
+    running = [held(cluster, balancer, "farm2") for _ in range(3)]
     wait_for(lambda: api.evidence("farm2")["in_flight"] == 3, "in flight")
     evidence = api.evidence("farm2")
     assert (evidence["workers"], evidence["queued"]) == (1, 0)
     assert sum(s["in_flight"] for s in evidence["servers"].values()) == 3
     balancer.help("reload")
-    running.append(cluster.submit(slow()))
+    running.append(held(cluster, balancer, "farm2"))
     wait_for(lambda: api.evidence("farm2")["in_flight"] == 4, "both workers are counted")
     evidence = api.evidence("farm2")
     assert evidence["workers"] == 2
     assert sum(s["in_flight"] for s in evidence["servers"].values()) == 4
     assert farms.farms(api)["farms"]["farm2"]["in_flight"] == 4
     assert api.evidence("farm1")["in_flight"] == 0
-    assert [r.result(20) for r in running] == [200] * 4
+    cluster.let_go()
+    assert [r.result(PATIENCE) for r in running] == [200] * 4
     wait_for(lambda: api.evidence("farm2")["in_flight"] == 0, "done")
     wait_for(lambda: farms.farms(api)["old_workers"] == 0, "the old worker has gone")
-
-
-def test_a_farm_counts_its_requests_and_errors_and_a_reload_begins_anew(
-    cluster: World, balancer: Haproxy
-) -> None:
-    api = balancer.balancer
-
-    def counters(farm: str = "farm2") -> dict[str, int]:
-        return dict(farms.farms(api)["farms"][farm]["counters"])
-
-    assert counters() == {"requests": 0, "errors": 0, "response_ms": 0}
-    sticky = {"FARMID": "site1:farm2:1"}
-    for path in ("/?ms=60", "/?ms=60", "/?status=500%20Broken", "/?status=404%20Gone"):
-        cluster.ask(balancer, path, cookies=sticky)
-    wait_for(lambda: counters()["requests"] == 4, "all are counted")
-    seen = counters()
-    assert (seen["errors"], seen["response_ms"] > 0) == (1, True)
-    assert counters("farm1")["requests"] == 0
-    balancer.help("reload")
-    assert counters()["requests"] == 0
 
 
 def test_evidence_counts_the_queue(cluster: World) -> None:
@@ -355,16 +343,10 @@ def test_evidence_counts_the_queue(cluster: World) -> None:
     balancer.start()
     wait_for(lambda: farms.farms(balancer.balancer)["farms"]["farm2"]["up"] == 2, "up")
 
-    async def slow() -> int:
-        client = cluster.client(balancer)
-        client.cookies = {"FARMID": "site1:farm2:1"}
-        reply = await client.request("/?ms=700")
-        client.close()
-        return reply.status
-
-    running = [cluster.submit(slow()) for _ in range(7)]
+    running = [held(cluster, balancer, "farm2") for _ in range(7)]
     wait_for(lambda: api_counts(balancer) == (4, 3), "4 in flight, 3 in the queue")
-    assert [r.result(20) for r in running] == [200] * 7
+    cluster.let_go()
+    assert [r.result(PATIENCE) for r in running] == [200] * 7
     wait_for(lambda: api_counts(balancer) == (0, 0), "done")
 
 
@@ -374,20 +356,15 @@ def api_counts(balancer: Haproxy) -> tuple[int, int]:
 
 
 def test_changes_of_maps_reach_the_old_workers(cluster: World, balancer: Haproxy) -> None:
-    async def slow() -> int:
-        client = cluster.client(balancer)
-        reply = await client.request("/?ms=2500")
-        client.close()
-        return reply.status
-
-    running = cluster.submit(slow())
+    running = held(cluster, balancer, "farm1")
     wait_for(lambda: sum(f["in_flight"] for f in balancer.balancer.flights().values()), "in flight")
     balancer.help("reload")
     (old,) = balancer.balancer.old_workers()
     farms.set_farms(balancer.balancer, state={"farm2": "drain"}, pick={"farm1": 1})
     balancer.balancer.set_state("farm1", "site1-farm1-ws1", "drain")
     assert dict(maps.show(old, balancer.balancer.map_path("farm_state")))["farm2"] == "drain"
-    assert running.result(20) == 200
+    cluster.let_go()
+    assert running.result(PATIENCE) == 200
 
 
 def test_a_stopped_haproxy_is_an_error_that_names_the_socket(balancer: Haproxy) -> None:
@@ -539,6 +516,7 @@ def loaded(balancer: Haproxy, test: bool = False) -> tuple[Loaded, Loaded, Loade
     module = Loaded(
         ROOT / "_modules" / "haproxy_runtime.py",
         __salt__={"config.get": lambda key, default=None: settings},
+        __opts__={"webfarm_holds": str(balancer.folder / "holds")},
     )
     functions = {
         f"haproxy_runtime.{name}": getattr(module, name)
@@ -612,24 +590,18 @@ def test_server_states_change_once_and_show_old_and_new(cluster: World, balancer
 def test_drained_waits_for_what_is_in_flight(cluster: World, balancer: Haproxy) -> None:
     _, states, _ = loaded(balancer)
 
-    async def slow() -> int:
-        client = cluster.client(balancer)
-        client.cookies = {"FARMID": "site1:farm1:1"}
-        reply = await client.request("/?ms=1500")
-        client.close()
-        return reply.status
-
     def busy() -> list[str]:
         flight = balancer.balancer.evidence("farm1")["servers"]
         return [name for name, server in flight.items() if server["in_flight"]]
 
-    running = cluster.submit(slow())
+    running = held(cluster, balancer, "farm1")
     [server] = wait_for(busy, "a request in flight")
     early = states.drained(server, "farm1", wait=0.3)
     assert early["result"] is False and "1 requests in flight" in early["comment"]
-    late = states.drained(server, "farm1", wait=10)
+    threading.Timer(0.5, cluster.let_go).start()
+    late = states.drained(server, "farm1", wait=PATIENCE)
     assert late["result"] is True and "no request" in late["comment"]
-    assert running.result(10) == 200
+    assert running.result(PATIENCE) == 200
 
 
 def test_farm_states_change_once_and_show_old_and_new(cluster: World, balancer: Haproxy) -> None:

@@ -121,7 +121,8 @@ def test_from_the_store_to_a_server_that_runs_it(
     assert call("webfarm_release.stage", "2026.11.2", "8.2.36", "2", source=source)["bytes"] > 0
     done = call("webfarm_release.switch", "2026.11.2", "8.2.36", "2")
     assert (done["release"], done["ready"], node.restarts) == ("2026.11.2", True, 1)
-    assert call("webfarm_release.status")["php"] == "8.2.36"
+    status = call("webfarm_release.status")
+    assert (status["php"], status["why"]) == ("8.2.36", "")
     assert call("webfarm_release.warm") == {
         "/": {"status": 200, "seconds": pytest.approx(0, abs=5)}
     }
