@@ -311,9 +311,10 @@ class Engine:
 
     def _outcome(self, state: str, message: str, left_out: dict[str, str] | None = None) -> Outcome:
         goal = self.asked
-        now = self.world.situation
         if left_out is None:
-            left_out = {} if now.blind else now.left_out
+            self.world.observe()  # a wait looks at the balancers only
+            left_out = _left_out(self.world.situation)
+        now = self.world.situation
         todo = f"salt-run upgrade.resume {self.number}" if state == "paused" else command(goal)
         return Outcome(
             state=state,
@@ -350,6 +351,13 @@ def describe(now: Situation) -> str:
         f"{now.goal.farm} of {now.goal.site} is {shown}; {count - len(down)} of {count} servers "
         f"UP{missing}; {int(now.capacity() * 100)} % of the site's capacity in service"
     )
+
+
+def _left_out(now: Situation) -> dict[str, str]:
+    """Who is not in service of a farm that is; who does not take part of one that is not."""
+    if now.blind:
+        return {}
+    return now.out_of_service if now.fenced and now.states == {"open"} else now.left_out
 
 
 def _evidence(result: Result) -> dict[str, object]:
