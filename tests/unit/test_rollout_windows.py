@@ -139,6 +139,7 @@ def test_a_window_that_the_clocks_skip_is_taken_an_hour_later() -> None:
 def test_a_window_that_the_clocks_leave_no_length_is_left_out_that_day() -> None:
     short = policy(window("02:30", "03:15", "sun"))
     assert "it may run from 2026-04-05 02:30 CEST" in closed(short, at("2026-03-28 12:00"))
+    assert "since 2026-03-22 03:15 CET" in closed(short, at("2026-03-29 12:00"))
 
 
 def test_an_hour_that_comes_twice_is_open_once_and_frozen_twice() -> None:
