@@ -59,6 +59,14 @@ mariadb:
     - watch:
       - file: /etc/mysql/mariadb.conf.d/90-webfarm.cnf
 
+# Who counts the sessions (webfarm_sessions.count); MariaDB knows it by its socket, without a password.
+webfarm_reader:
+  user.present:
+    - system: true
+    - home: /nonexistent
+    - createhome: false
+    - shell: /usr/sbin/nologin
+
 # The password goes from this file to MariaDB's standard input: into no command line and no log.
 /etc/webfarm/database.sql:
   file.managed:
@@ -67,6 +75,7 @@ mariadb:
     - context:
         hosts: {{ hosts | json }}
         connections: {{ children | sum + 32 }}
+        reader: webfarm_reader
     - user: root
     - group: root
     - mode: '0600'

@@ -244,6 +244,7 @@ class Site:
             self.home,
             hosts=["127.0.0.1"],
             connections=100,
+            reader="nobody",
         )
         self.sql(text)
 

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from loopback import PATIENCE, listens, wait_for
 from php_world import OTHER_FARM, WS1, WS2, Client, Site, running_site
+from webfarm import sessions
+from webfarm.errors import WebfarmError
 
 HOLD = "/pages/hold.php"
 
@@ -449,6 +451,46 @@ def test_a_reload_of_php_fpm_fails_no_request(site: Site) -> None:
     for asker in askers:
         asker.result(PATIENCE)
     assert set(statuses) == {200}
+
+
+def database_node(site: Site) -> dict[str, object]:
+    return {"role": "database", "id": "site1-db1", "node": {"name": "webfarm"}}
+
+
+def test_the_database_counts_its_sessions_by_the_release_that_answered_last(site: Site) -> None:
+    opts = {"webfarm_database": {"socket": f"{site.home}/database/socket", "reader": "nobody"}}
+    assert sessions.count(database_node(site), opts, 30) == {}
+    clients = [Client(site) for _ in range(3)]
+    for client in clients:
+        client.count()
+    assert sessions.count(database_node(site), opts, 30) == {"2026.11.9": 3}
+    for server in site.servers.values():
+        server.switch_webapp("2")
+    clients[0].release = "2026.11.10"
+    clients[0].count()
+    counted = sessions.count(database_node(site), opts, 30)
+    assert counted == {"2026.11.10": 1, "2026.11.9": 2}
+    with pytest.raises(WebfarmError, match="SELECT command denied to user 'nobody'"):
+        sessions._ask(
+            "SELECT data FROM webfarm.sessions", opts["webfarm_database"]["socket"], "nobody", 30
+        )
+
+
+def test_a_database_that_cannot_count_says_why(site: Site) -> None:
+    there = {"socket": f"{site.home}/database/socket", "reader": "nobody"}
+    for changed, why in (
+        ({"socket": "/nonexistent"}, "Can't connect"),
+        ({"reader": "webfarm_nobody"}, "no user webfarm_nobody: apply the highstate"),
+        ({"reader": "root; DROP"}, "no user"),
+        ({"reader": "daemon"}, "Access denied"),
+    ):
+        with pytest.raises(WebfarmError, match=why):
+            sessions.count(database_node(site), {"webfarm_database": {**there, **changed}}, 5)
+    with pytest.raises(WebfarmError, match="is a server, not a site's database"):
+        sessions.count({"role": "server", "id": WS1}, {}, 5)
+    for deadline in (0, -1, 601, float("nan"), float("inf"), "5; DROP TABLE x", True, None):
+        with pytest.raises(WebfarmError, match="deadline"):
+            sessions.count(database_node(site), {"webfarm_database": there}, deadline)  # type: ignore[arg-type]
 
 
 def test_while_caches_hang_die_and_return_no_request_fails_and_no_session_goes_back(
