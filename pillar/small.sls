@@ -18,7 +18,8 @@ webfarm:
         site1-lb1: {address: 10.77.1.11}
         site1-lb2: {address: 10.77.1.12}
       database: {minion: site1-db1, address: 10.77.1.5}
-      policy: {min_capacity: 0.5, floor: strict}
+      # min_requests: 0, so that it may be upgraded without traffic; leave it out where there is some
+      policy: {min_capacity: 0.5, floor: strict, gates: {min_requests: 0}}
       farms:
         farm1:
           memcached: ["10.77.1.101:11211", "10.77.1.102:11211"]
@@ -34,7 +35,8 @@ webfarm:
       balancers:
         site2-lb1: {address: 10.77.2.11}
       database: {minion: site2-db1, address: 10.77.2.5}
-      policy: {min_capacity: 0.5, floor: strict}
+      # min_requests: 0, so that it may be upgraded without traffic; leave it out where there is some
+      policy: {min_capacity: 0.5, floor: strict, gates: {min_requests: 0}}
       farms:
         farm1:
           memcached: ["10.77.2.101:11211", "10.77.2.102:11211"]
