@@ -46,7 +46,7 @@ class Runs(Ledger):
         )
         with self.write():
             known = self.unfinished()
-            same = [data for data in known if same(data["run"], run)]
+            same = [data for data in known if asks_the_same(data["run"], run)]
             others = [data for data in known if set(data["run"].sites) & set(run.sites)]
             if others and not same:
                 raise Unfinished(_in_the_way(others[0], now), others[0]["id"])
@@ -208,7 +208,7 @@ def age(seconds: float) -> str:
     return f"{max(0, int(seconds))} s"
 
 
-def same(one: Run, other: Run) -> bool:
+def asks_the_same(one: Run, other: Run) -> bool:
     """Both ask for the same: kind, farms and releases, in any order."""
 
     def asked(run: Run) -> tuple[str, set[tuple[str | None, ...]]]:
