@@ -77,17 +77,30 @@ class Module:
 
 @pytest.fixture
 def release(node: WebNode, monkeypatch: pytest.MonkeyPatch) -> Module:
-    monkeypatch.setattr(webfarm.server, "SWITCH_SECONDS", 3.0)
+    # a restart has ended when it returns, so the first answer proves it or nothing will
+    monkeypatch.setattr(webfarm.server, "SWITCH_SECONDS", 0.5)
     return Module("webfarm_release", node)
 
 
-@pytest.fixture
-def in_service(release: Module, source: str, node: WebNode) -> Module:
-    """A server that runs the old release, with the new one staged."""
+@pytest.fixture(scope="module")
+def staged(source: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of a server that was switched to the old release, with the new one staged."""
+    home = tmp_path_factory.mktemp("staged")
+    node = WebNode(home / "srv", home / "etc")
+    release = Module("webfarm_release", node)
     release.stage(*OLD, source=source)
     release.switch(*OLD)
     release.stage(*NEW, source=source)
-    node.restarts = 0
+    node.close()
+    return home
+
+
+@pytest.fixture
+def in_service(release: Module, staged: Path, node: WebNode) -> Module:
+    """A server that runs the old release, with the new one staged."""
+    for folder, copy in ((staged / "srv", node.root), (staged / "etc", node.config)):
+        subprocess.run(["cp", "--archive", "--no-target-directory", folder, copy], check=True)
+    node.running = OLD[1]
     return release
 
 
