@@ -310,3 +310,35 @@ def test_a_tree_that_the_store_does_not_have_is_refused(shop: Shop) -> None:
     with pytest.raises(WebfarmError, match=r"the store has no php 8\.2\.36"):
         commands.upgrade(shop.context, "site1")
     assert shop.cluster.calls == []
+
+
+# -- the order -------------------------------------------------------------------------------------
+
+
+def test_a_farm_that_is_ahead_comes_last_unless_an_order_is_given(shop: Shop) -> None:
+    commands.upgrade(shop.context, "site1", "farm1")
+    planned = commands.plan(shop.context, "site1", release="2026.11.10")
+    assert [farm["farm"] for farm in planned["farms"]] == ["farm2", "farm1"]
+    assert planned["result"]
+    shop.cluster.observed.clear()
+    data = commands.upgrade(shop.context, release="2026.11.10", plan_id=None)
+    assert [one["farm"] for one in data["outcomes"]] == ["farm2", "farm1", "farm1", "farm2"]
+    assert shop.cluster.observed[:2] == [("site1", None, False), ("site2", None, False)]
+    assert shop.releases() == {"farm1": "2026.11.10", "farm2": "2026.11.10"}
+
+
+def test_an_order_that_is_given_is_obeyed(shop: Shop) -> None:
+    commands.upgrade(shop.context, "site1", "farm1")
+    data = commands.upgrade(shop.context, "site1", None, "2026.11.10", order="farm1,farm2")
+    assert (data["state"], data["outcomes"][0]["farm"]) == ("refused", "farm1")
+
+
+def test_a_run_that_is_taken_up_keeps_its_order(shop: Shop) -> None:
+    shop.context.watcher = StopAt(shop, "soak")
+    first = commands.upgrade(shop.context, "site1", order="farm2,farm1")
+    assert first["state"] == "paused"
+    shop.context.watcher = Watcher()
+    shop.stop = False
+    assert [f["farm"] for f in commands.plan(shop.context, "site1")["farms"]] == ["farm2", "farm1"]
+    done = commands.upgrade(shop.context, "site1")
+    assert [one["farm"] for one in done["outcomes"]] == ["farm2", "farm1"]

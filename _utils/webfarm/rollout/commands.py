@@ -4,6 +4,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from webfarm.rollout import arguments, estimate, windows
 from webfarm.rollout import plan_id as plan_id_
 from webfarm.rollout.context import Context
 from webfarm.rollout.engine import command, describe
+from webfarm.rollout.journal_runs import asks_the_same
 from webfarm.rollout.model import BalancerView, Goal, InService, Memory, Run, Seen, listed
 from webfarm.rollout.outline import Foreseen, outline
 from webfarm.rollout.preflight import load_without, percent
@@ -36,7 +38,8 @@ def plan(
     """The steps of every farm in the scope, each farm as the one before it leaves the site."""
     run = wanted(context, site, farm, release, order, policy, None, reset_sessions)
     sites = context.in_force(run)
-    seen = _observe(context, run)
+    seen = observe(context, run)
+    run = run if order is not None else arrange(context, run, seen)
     with context.journal() as journal:
         took = estimate.lately(journal)
         bad = journal.bad().get(run.goals[0].release)
@@ -87,9 +90,11 @@ def upgrade(
     run = wanted(context, site, farm, release, order, policy, override, reset_sessions)
     sites = context.in_force(run)
     refuse_bad(context, run)
-    if plan_id is not None:
-        now = plan_id_.plan_id(run.goals, sites, _observe(context, run))
-        plan_id_.confirm(plan_id, now)
+    if plan_id is not None or (order is None and len(run.goals) > 1):
+        seen = observe(context, run, servers=plan_id is not None)
+        run = run if order is not None else arrange(context, run, seen)
+        if plan_id is not None:
+            plan_id_.confirm(plan_id, plan_id_.plan_id(run.goals, sites, seen))
     return context.conduct(run)
 
 
@@ -112,6 +117,30 @@ def wanted(
         arguments.overrides(policy),
         arguments.reason(override, "override"),
     )
+
+
+def arrange(context: Context, run: Run, seen: Seens) -> Run:
+    """The run in the order that suits what is seen, where the operator did not name one.
+
+    Within a site the farms of the lowest generation come first, in the pillar's order: the sessions
+    of a farm may only go to one of its own generation or a higher one, so a farm that is ahead of
+    the others cannot be taken before them. A run that is to be taken up keeps its order.
+    """
+    with context.journal() as journal:
+        for other in journal.unfinished():
+            if asks_the_same(other["run"], run):
+                at = {(goal.site, goal.farm): n for n, goal in enumerate(other["run"].goals)}
+                goals = sorted(run.goals, key=lambda goal: at[goal.site, goal.farm])
+                return replace(run, goals=tuple(goals))
+
+    def generation(goal: Goal) -> int:
+        views = seen[goal.site, goal.farm].balancers.values()
+        return max(
+            [view.farms[goal.farm].generation for view in views if goal.farm in view.farms] or [0]
+        )
+
+    goals = sorted(run.goals, key=lambda goal: (run.sites.index(goal.site), generation(goal)))
+    return replace(run, goals=tuple(goals))
 
 
 def refuse_bad(context: Context, run: Run) -> None:
@@ -140,16 +169,16 @@ def approvals(run: Run, sites: Mapping[str, Site]) -> dict[int, str]:
 # -- what is seen --------------------------------------------------------------------------------
 
 
-def _observe(context: Context, run: Run) -> Seens:
+def observe(context: Context, run: Run, servers: bool = True) -> Seens:
     """What is seen of each site and, of its servers, of each farm; one observation a site."""
     seen = {}
     for site in run.sites:
         farms = [goal.farm for goal in run.goals if goal.site == site]
-        view = context.cluster.observe(site, farms[0] if len(farms) == 1 else None)
+        view = context.cluster.observe(site, farms[0] if len(farms) == 1 else None, servers)
         for farm in farms:
             members = context.topology.farm(site, farm).servers
-            servers = {name: view.servers[name] for name in members if name in view.servers}
-            seen[site, farm] = Seen(view.balancers, servers)
+            own = {name: view.servers[name] for name in members if name in view.servers}
+            seen[site, farm] = Seen(view.balancers, own)
     return seen
 
 
