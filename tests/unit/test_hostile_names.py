@@ -36,6 +36,9 @@ NESTED: dict[tuple[str, str], Any] = {
     ("site_maps", "weights"): lambda name: {name: 100},
     ("flush", "servers"): lambda name: [name],
     ("stats", "servers"): lambda name: [name],
+    ("plan", "order"): lambda name: f"farm1,{name}",
+    ("site", "order"): lambda name: [name],
+    ("all_", "order"): lambda name: f"site1/{name}",
 }
 # a state's own `name` that is only its label
 LABELS = {("haproxy_farm", "maps"), ("haproxy_farm", "site_maps")}
@@ -145,5 +148,10 @@ def test_no_function_lets_a_hostile_name_through(
 
 def test_the_functions_that_take_names_are_found() -> None:
     found = {function for _, function, _ in cases()}
-    assert {"haproxy_runtime.set_weight", "php_version.install", "upgrade.farm"} <= found
+    assert {
+        "haproxy_runtime.set_weight",
+        "php_version.install",
+        "upgrade.farm",
+        "upgrade.rejoin",
+    } <= found
     assert len(found) > 30

@@ -1,8 +1,10 @@
 """The runner `upgrade`: exit code, one document for `--out=json`, Ctrl-C, names; Salt handed in."""
 
 import importlib.util
+import inspect
 import os
 import signal
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,12 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def answer(runner: Any, monkeypatch: pytest.MonkeyPatch, result: Any) -> None:
-    def farm(*_: Any, **__: Any) -> Any:
+    def upgrade(*_: Any, **__: Any) -> Any:
         if isinstance(result, Exception):
             raise result
         return result
 
-    monkeypatch.setattr(runner.commands.Context, "farm", farm)
+    monkeypatch.setattr(runner.commands, "upgrade", upgrade)
 
 
 DONE = {"result": True, "state": "done", "message": "in service", "steps": [1], "farm": "farm2"}
@@ -54,16 +56,32 @@ def test_failure_makes_salt_run_exit_with_1(runner: Any, monkeypatch: pytest.Mon
     assert runner.farm("site1", "farm2")["data"]["retcode"] == 1
 
 
-@pytest.mark.parametrize("kind", [WebfarmError, TypeError])
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (WebfarmError("site1 is held by alice"), "site1 is held by alice"),
+        (sqlite3.OperationalError("disk is full"), "the master's disk or journal does not work"),
+        (PermissionError("no"), "the master's disk or journal does not work"),
+        (TypeError("x"), "a mistake in Webfarm (TypeError): see the traceback"),
+        (KeyError("x"), "a mistake in Webfarm (KeyError): see the traceback"),
+    ],
+)
 def test_an_error_is_data_with_its_message(
-    runner: Any, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+    runner: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
-    answer(runner, monkeypatch, kind("site1 is held by alice"))
+    answer(runner, monkeypatch, error)
     data = runner.farm("site1", "farm2")["data"]
-    assert data["result"] is False
-    assert data["retcode"] == 1
-    if kind is WebfarmError:
-        assert data["message"] == "site1 is held by alice"
+    assert (data["result"], data["retcode"]) == (False, 1)
+    assert data["message"].startswith(message)
+
+
+@pytest.mark.parametrize("seconds", [0, 9, 3601, "60", True, None, float("nan")])
+def test_a_lease_time_without_sense_is_refused(
+    runner: Any, monkeypatch: pytest.MonkeyPatch, seconds: Any
+) -> None:
+    answer(runner, monkeypatch, dict(DONE))
+    runner.__opts__["webfarm_lease_seconds"] = seconds
+    assert "webfarm_lease_seconds" in runner.farm("site1", "farm2")["data"]["message"]
 
 
 def test_out_json_gets_the_whole_data_and_nothing_else(
@@ -94,14 +112,14 @@ def test_ctrl_c_asks_to_stop_and_a_second_one_changes_nothing(
 ) -> None:
     asked = []
 
-    def farm(context: Any, *_: Any) -> Any:
+    def upgrade(context: Any, *_: Any) -> Any:
         for _ in range(2):
-            asked.append(context.stopping())
+            asked.append(context.interrupted())
             os.kill(os.getpid(), signal.SIGINT)
-        asked.append(context.stopping())
-        return {**DONE, "result": False, "state": "stopped"}
+        asked.append(context.interrupted())
+        return {**DONE, "result": False, "state": "paused"}
 
-    monkeypatch.setattr(runner.commands.Context, "farm", farm)
+    monkeypatch.setattr(runner.commands, "upgrade", upgrade)
     before = signal.getsignal(signal.SIGINT)
     del runner.__opts__["fun"]
     try:
@@ -110,5 +128,87 @@ def test_ctrl_c_asks_to_stop_and_a_second_one_changes_nothing(
     finally:
         signal.signal(signal.SIGINT, before)
     assert asked == [False, True, True]
-    assert data["state"] == "stopped"
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert data["state"] == "paused"
+    assert "upgrade.resume` goes on from there" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_watching_says_that_the_run_goes_on(
+    runner: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def watch(context: Any, number: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return {"result": context.interrupted(), "run": number}
+
+    monkeypatch.setattr(runner.status_, "watch", watch)
+    del runner.__opts__["fun"]
+    assert runner.watch(7) == {"result": True, "run": 7}
+    assert "the run goes on" in capsys.readouterr().err
+
+
+FUNCTIONS: dict[str, tuple[str, str, tuple[Any, ...]]] = {
+    # function: module and command behind it, arguments
+    "plan": ("commands", "plan", ("site1", "farm2")),
+    "farm": ("commands", "upgrade", ("site1", "farm2")),
+    "site": ("commands", "upgrade", ("site1",)),
+    "all_": ("commands", "upgrade", ()),
+    "server": ("servers", "server", ("site1", "farm2", "ws1")),
+    "rejoin": ("servers", "rejoin", ("ws1",)),
+    "status": ("status_", "status", ()),
+    "watch": ("status_", "watch", ()),
+    "history": ("status_", "history", ()),
+    "pause": ("control", "pause", (7,)),
+    "resume": ("control", "resume", (7,)),
+    "abort": ("control", "abort", (7,)),
+    "rollback": ("back", "rollback", (7,)),
+    "unlock": ("control", "unlock", ("site1", "it hangs")),
+    "bad": ("control", "bad", ("2026.11.2", "loses carts")),
+    "good": ("control", "good", ("2026.11.2", "it was the database")),
+}
+
+
+def test_every_function_is_in_the_table(runner: Any) -> None:
+    own = {
+        name
+        for name, value in vars(runner).items()
+        if callable(value) and getattr(value, "__module__", "") == runner.__name__
+    }
+    assert {name for name in own if not name.startswith("_")} == set(FUNCTIONS)
+
+
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+@pytest.mark.parametrize("result", [True, False])
+def test_every_function_gives_one_document_and_the_exit_code(
+    runner: Any, monkeypatch: pytest.MonkeyPatch, name: str, result: bool
+) -> None:
+    module, command, arguments = FUNCTIONS[name]
+    monkeypatch.setattr(getattr(runner, module), command, lambda *_: {"result": result})
+    runner.__opts__["output"] = "json"
+    runner.__opts__["fun"] = f"upgrade.{name.rstrip('_')}"
+    data = getattr(runner, name)(*arguments)
+    assert data == ({"result": True} if result else {"result": False, "retcode": 1})
+
+
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+def test_every_function_passes_what_it_was_given_in_the_right_place(
+    runner: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Each argument by its name arrives as the argument of that name."""
+    module, command, arguments = FUNCTIONS[name]
+    real = inspect.signature(getattr(getattr(runner, module), command))
+    given: dict[str, Any] = {}
+
+    def record(*args: Any) -> dict[str, Any]:
+        given.update(real.bind(*args).arguments)
+        return {"result": True}
+
+    monkeypatch.setattr(getattr(runner, module), command, record)
+    values = {
+        parameter: number if parameter in ("id", "limit", "rollout") else f"{parameter}1"
+        for number, parameter in enumerate(inspect.signature(getattr(runner, name)).parameters, 1)
+    }
+    getattr(runner, name)(**values)
+    del given["context"]
+    absent = set(given) - set(values)
+    assert {key: value for key, value in given.items() if key in values} == values
+    assert all(given[key] is None for key in absent)
+    assert len(arguments) <= len(values)
