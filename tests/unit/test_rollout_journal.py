@@ -12,6 +12,7 @@ FARM1 = Goal("site1", "farm1", "2026.11.2", "8.2.36", "2", {"php": "d1", "webapp
 FARM2 = Goal("site1", "farm2", "2026.11.2", "8.2.36", "2")
 THIRD = Goal("site1", "farm2", "2026.11.3", "8.2.36", "3")
 SITE2 = Goal("site2", "farm1", "2026.11.2", "8.2.36", "2")
+SERVER = Run("server", (Goal("site1", "farm1", "2026.11.2", "8", "2", server="site1-farm1-ws1"),))
 RUN = Run("upgrade", (FARM1, FARM2), {"soak_seconds": 5, "windows": []}, "the shop is closed")
 STEP = Step("drain", ("site1-lb1",), "no new sessions", 60.0)
 R1 = Before("2026.11.1", 1)
@@ -173,7 +174,6 @@ def test_a_run_that_ended_is_not_taken_up(journal: Journal, state: str) -> None:
         Run("upgrade", (FARM2,)),
         Run("upgrade", (SITE2, THIRD)),
         Run("rollback", (FARM1, FARM2), undoes=1),
-        Run("server", (Goal("site1", "farm1", "2026.11.2", "8", "2", server="site1-farm1-ws1"),)),
     ],
 )
 @pytest.mark.parametrize("state", ["running", "paused"])
@@ -198,6 +198,34 @@ def test_s5_another_target_is_refused_and_the_run_in_the_way_is_named(
         assert part in str(refused.value)
     assert refused.value.run == run
     assert len(journal.runs()) == 1
+
+
+@pytest.mark.parametrize("state", ["running", "paused"])
+def test_a_server_is_brought_back_while_an_upgrade_is_unfinished(
+    journal: Journal, state: str
+) -> None:
+    run, _ = journal.begin_run(RUN, "alice", 1.0)
+    if state == "paused":
+        journal.end_run(run, "paused", {}, 2.0)
+    assert journal.begin_run(SERVER, "reactor", 3.0) == (run + 1, False)
+    assert journal.run(run)["state"] == state
+    assert journal.begin_run(SERVER, "reactor", 4.0) == (run + 1, True)
+    assert journal.begin_run(RUN, "alice", 5.0) == (run, True)
+    left = journal.run(run + 1)
+    assert (left["state"], left["ended"]) == ("failed", 5.0)
+    assert left["outcome"] == {"message": "its process ended"}
+
+
+def test_a_servers_run_that_was_left_is_in_nobodys_way(journal: Journal) -> None:
+    server, _ = journal.begin_run(SERVER, "reactor", 1.0)
+    step = journal.intend_run(server, STEP, 1.0)
+    assert step
+    other = Run("server", (Goal("site2", "farm1", "2026.11.2", "8", "2", server="ws9"),))
+    elsewhere, _ = journal.begin_run(other, "reactor", 2.0)
+    run, resumed = journal.begin_run(RUN, "alice", 3.0)
+    assert not resumed
+    assert [d["id"] for d in journal.unfinished()] == [elsewhere, run]
+    assert journal.run_steps(server)[0]["state"] == "unknown"
 
 
 def test_another_site_may_be_upgraded_at_the_same_time(journal: Journal) -> None:

@@ -72,14 +72,8 @@ def connect(path: Path | str) -> sqlite3.Connection:
         connection.row_factory = sqlite3.Row
         _write_ahead(connection)
         connection.execute("PRAGMA synchronous=FULL")
-        with transaction(connection):
-            version = _version(connection)
-            if version == 0:
-                for statement in TABLES.split(";"):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version={FORMAT}")
-            elif version != FORMAT:
-                raise BadJournal(_unknown(path, version))
+        if _version(connection) == 0:  # who only looks does not wait for who writes
+            _make_tables(connection)
     except BaseException:
         connection.close()
         raise
@@ -168,6 +162,14 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
             if not busy or time.monotonic() > end:
                 raise
             time.sleep(0.05)
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    with transaction(connection):
+        if _version(connection) == 0:
+            for statement in TABLES.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version={FORMAT}")
 
 
 def _version(connection: sqlite3.Connection) -> int:

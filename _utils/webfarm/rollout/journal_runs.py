@@ -35,6 +35,9 @@ class Runs(Ledger):
         call. A wish to pause is fulfilled by now, one to abort or to roll back is still owed. Steps
         that a crash left ``intended`` become ``unknown``.
 
+        A run of kind ``server`` takes no farm out of service: it is in nobody's way and nobody is
+        in its way. One that its process left unfinished ends when another run begins.
+
         Returns its number and whether it was taken up; raises :class:`Unfinished` when another run
         is in the way.
         """
@@ -48,8 +51,11 @@ class Runs(Ledger):
             known = self.unfinished()
             same = [data for data in known if asks_the_same(data["run"], run)]
             others = [data for data in known if set(data["run"].sites) & set(run.sites)]
-            if others and not same:
-                raise Unfinished(_in_the_way(others[0], now), others[0]["id"])
+            for left in others:
+                if left["kind"] == "server" and left not in same:
+                    self._end(left["id"], "failed", {"message": "its process ended"}, now)
+                elif not same and run.kind != "server":
+                    raise Unfinished(_in_the_way(left, now), left["id"])
             if same:
                 number = int(same[0]["id"])
                 self._orphans(number, now)
@@ -74,12 +80,7 @@ class Runs(Ledger):
         """Write how the run ended, or that it is ``paused``, which fulfils a wish to pause."""
         with self.write():
             self._row(run)
-            self._orphans(run, now)
-            self.connection.execute(
-                "UPDATE runs SET state=?, ended=?, outcome=? WHERE id=?",
-                (state, now, json.dumps(outcome, default=str), run),
-            )
-            self._unwish(run, *(("pause",) if state == "paused" else WISHES))
+            self._end(run, state, outcome, now)
 
     def run(self, run: int) -> dict[str, Any]:
         """A run as data, with ``run``: the :class:`Run` that was asked for."""
@@ -171,6 +172,14 @@ class Runs(Ledger):
             raise WebfarmError(f"there is no run {run}; see `salt-run upgrade.history`")
         assert isinstance(row, sqlite3.Row)
         return row
+
+    def _end(self, run: int, state: str, outcome: Mapping[str, Any], now: float) -> None:
+        self._orphans(run, now)
+        self.connection.execute(
+            "UPDATE runs SET state=?, ended=?, outcome=? WHERE id=?",
+            (state, now, json.dumps(outcome, default=str), run),
+        )
+        self._unwish(run, *(("pause",) if state == "paused" else WISHES))
 
     def _unwish(self, run: int, *kinds: str) -> None:
         self.connection.execute(
