@@ -11,6 +11,7 @@ from webfarm.errors import WebfarmError
 from webfarm.rollout import commands, control, status
 from webfarm.rollout.lease import Lease, Process, this_process
 from webfarm.rollout.lines import Lines
+from webfarm.rollout.report import brief
 
 from tests.unit.easy_cluster import Shop, pillar_of
 
@@ -62,6 +63,10 @@ def test_status_of_a_run_that_goes_on_says_who_where_and_what(shop: Shop) -> Non
         f"salt-run upgrade.{what} 1" for what in ("watch", "pause", "abort", "rollback")
     ]
     json.dumps(data)
+    said = brief(data)
+    assert "quarantined" not in said
+    assert said["unfinished"]["run 1"]["what"].endswith(f"by alice on {run['host']}")
+    assert said["unfinished"]["run 1"]["next"] == run["next"]
 
 
 def test_status_shows_a_wish_that_is_not_yet_done(shop: Shop) -> None:
@@ -213,6 +218,10 @@ def test_history_has_the_latest_runs_first_and_one_with_its_steps(shop: Shop) ->
     flush = next(s for s in whole["rollouts"][0]["steps"] if s["name"] == "flush")
     assert flush["state"] == "done"
     assert [(record["what"], record["why"]) for record in whole["records"]] == [("override", "now")]
+    said = brief(whole)
+    assert said["policy"] == {"soak_seconds": 3}
+    assert said["decisions"][0].endswith("alice: override now")
+    assert said["site1 farm2 (rollout 2)"]["steps"][0].startswith("preflight done ")
     number = whole["rollouts"][1]["id"]
     assert status.history(shop.context, rollout=number)["farm"] == "farm2"
     json.dumps([runs, whole])

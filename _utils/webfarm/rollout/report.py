@@ -39,7 +39,53 @@ def brief(data: Mapping[str, Any]) -> dict[str, Any]:
         return {"runs": [run_line(run) for run in data["runs"]]}
     if "rollout" in data and "cluster" in data:
         return {key: data[key] for key in _OF_A_ROLLOUT if data.get(key) not in (None, {}, "")}
+    if "rollouts" in data:
+        return _whole_run(data)
+    if "unfinished" in data:
+        return _status(data)
     return dict(data)
+
+
+def _whole_run(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A run of the history, one line a step."""
+    said: dict[str, Any] = {"run": run_line(data)}
+    said |= {key: data[key] for key in ("policy", "override") if data[key]}
+    if data["steps"]:
+        said["before the first farm"] = [_step(step) for step in data["steps"]]
+    for rollout in data["rollouts"]:
+        where = f"{rollout['site']} {rollout['farm']} (rollout {rollout['id']})"
+        message = (rollout["outcome"] or {}).get("message", "")
+        steps = [_step(step) for step in rollout["steps"]]
+        said[where] = {"state": f"{rollout['state']}. {message}".strip(". "), "steps": steps}
+    if data["records"]:
+        said["decisions"] = [
+            f"{utc(record['at'])} {record['who']}: {record['what']} {record['why']}".rstrip()
+            for record in data["records"]
+        ]
+    return said
+
+
+def _step(step: Mapping[str, Any]) -> str:
+    took = "" if step["ended"] is None else f" {step['ended'] - step['started']:.1f} s"
+    evidence = step["evidence"] or {}
+    failed = "".join(f"; {name}: {why}" for name, why in evidence.get("failed", {}).items())
+    return f"{step['name']} {step['state']}{took}: {evidence.get('error') or step['why']}{failed}"
+
+
+def _status(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The status without what is empty, an unfinished run in few lines."""
+    said = {key: value for key, value in data.items() if value not in ([], {})}
+    if data["unfinished"]:
+        kept = ("message", "wished", "approval", "next")
+        said["unfinished"] = {
+            f"run {run['id']}": {
+                "what": f"{run['what']}, {run['state']}, begun {utc(run['started'])} by "
+                f"{run['holder']} on {run['host']}",
+                **{key: run[key] for key in kept if run.get(key)},
+            }
+            for run in data["unfinished"]
+        }
+    return said
 
 
 def run_line(run: Mapping[str, Any]) -> str:
