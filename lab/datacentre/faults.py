@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import cgroup, machine, network
-from .terminal import LabError, say, wait_until
+from .terminal import LabError, say
 from .topology import Topology
 
 WORDS = ("kill", "stop", "start", "cut", "heal", "burn", "reboot")
@@ -48,23 +48,12 @@ def inflict(plan: Topology, word: str, name: str, rest: Sequence[str]) -> None:
     elif word == "burn":
         burn(name, float(rest[0]) if rest else BURN_SECONDS)
     else:
-        reboot(name)
+        machine.restart(name)
     say(f"{word} {' '.join([name, *rest])}: done")
 
 
 def _service(name: str, verb: Sequence[str], services: Sequence[str]) -> None:
     machine.execute(name, ["systemctl", *verb, *services])
-
-
-def reboot(name: str) -> None:
-    """A clean restart; returns when the node has booted again."""
-    before = machine.need_init(name)
-    machine.execute(name, ["systemctl", "reboot"], check=False)
-    wait_until(
-        lambda: machine.init(name) not in (None, before) and machine.booted(name),
-        machine.STOP_SECONDS + machine.BOOT_SECONDS,
-        f"node {name} to boot again",
-    )
 
 
 def burn(name: str, seconds: float) -> None:

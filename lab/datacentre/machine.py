@@ -198,8 +198,36 @@ def power_cut(node: str) -> None:
 
 def shut_down(node: str) -> None:
     """What the power button does: a clean stop of every service."""
+    pid = need_init(node)
     execute(node, ["systemctl", "poweroff"], check=False)
-    wait_off(node, STOP_SECONDS)
+    wait_until(
+        lambda: _let_go(pid) or machine(node) not in containers(),
+        STOP_SECONDS,
+        f"node {node} to be off",
+    )
+
+
+def restart(node: str) -> None:
+    """A clean restart; returns when the node has booted again."""
+    before = need_init(node)
+    execute(node, ["systemctl", "reboot"], check=False)
+    wait_until(
+        lambda: _let_go(before) or (init(node) not in (None, before) and booted(node)),
+        STOP_SECONDS + BOOT_SECONDS,
+        f"node {node} to boot again",
+    )
+
+
+def _let_go(pid: int) -> None:
+    """Let the commands that run in a node from outside end with it.
+
+    A shutdown stops every process in the node for a moment. nsenter then stops itself too, and as
+    nobody continues it, its dead child would hold up the shutdown.
+    """
+    for process, words in _processes():
+        if words[0] == "nsenter" and f"--target={pid}" in words:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
 
 
 def kill_all(names: Callable[[str], bool] = lambda _: True) -> None:

@@ -281,7 +281,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print("lab/faults: there is no lab; build one with: lab/lab up", file=sys.stderr)
         return 2
     shop = Shop(lab, options.site)
-    with shop.governed(drain_seconds=2, soak_seconds=5):
+    with shop.governed(drain_seconds=2):
         shop.level()
         there = steps(shop)
         asked = there if options.step == ["all"] else options.step

@@ -56,7 +56,7 @@ class Shop:
         self.farms = {name: list(farm["servers"]) for name, farm in plan["farms"].items()}
         self.memcached = {name: list(farm["memcached"]) for name, farm in plan["farms"].items()}
         self._pillar: dict[str, Any] = yaml.safe_load(lab.sh("master", f"cat {PILLAR}"))["webfarm"]
-        self.policy(soak_seconds=3)
+        self.policy(soak_seconds=3, canary_soak_seconds=3, gates={"min_requests": 0})
         while self.newest() not in self._pillar["releases"]:
             self._another()  # the pillar has been written anew since these tests ran
 
@@ -291,7 +291,7 @@ class Shop:
 
     @contextmanager
     def traffic(
-        self, *options: str, rate: int = 70, sessions: int = 140, life: int = 60
+        self, *options: str, rate: int = 100, sessions: int = 120, life: int = 60
     ) -> Iterator[None]:
         """Mixed traffic while the block runs; it begins when every client has a session."""
         self.lab.traffic("stop", check=False)

@@ -34,8 +34,11 @@ def shop(lab: Lab) -> Iterator[Shop]:
 
 @pytest.fixture(scope="module")
 def traffic(shop: Shop) -> Iterator[None]:
-    """One traffic for the tests that mark their own phase of it."""
-    with shop.traffic():
+    """One traffic for the tests that mark their own phase of it.
+
+    Short sessions: a farm that opens is judged by the new ones, the others stay where they are.
+    """
+    with shop.traffic(sessions=80, life=15):
         yield
 
 
@@ -124,7 +127,7 @@ def _stopped(shop: Shop, kind: str, on_failure: str) -> tuple[str, dict[str, Any
     """Ask for a bad release on the whole site: its name, and the run's data."""
     shop.level()
     release = shop.bad(kind)
-    with shop.governed(on_failure=on_failure, soak_seconds=10, canary_soak_seconds=10):
+    with shop.governed(on_failure=on_failure, gates={"min_requests": 50}):
         with shop.phase(kind):
             ended = command(shop.lab, "upgrade.site", shop.site, f"release={release}")
             assert ended.exit == 1 and ended.data, ended

@@ -60,45 +60,22 @@ def test_a_plan_shows_steps_targets_and_capacity_and_changes_nothing(shop: Shop)
     assert shop.views() == before
 
 
-def test_an_upgrade_under_mixed_traffic_loses_nothing(shop: Shop) -> None:
-    """S1, S2, S3, with slow requests, POSTs, kept and new connections, parallel requests."""
-    shop.spare("farm2")
-    old, release = shop.release("farm2"), shop.following()
-    with shop.traffic(rate=100, sessions=250):
-        shop.answers(1500)
-        with shop.phase("upgrade"):
-            done = shop.upgrade("farm2", release)
-        shop.answers(2500)
-    data = shop.judge()
-    assert breaches(data) == CLEAN, told(data)
-    assert (data["verdict"], done["exit"]) == ("innocent", 0), told(data)
-    assert data["phases"]["upgrade"]["requests"] > 500
-    assert data["methods"]["POST"] > 500 and data["slow"] > 50
-    assert 500 < data["new_connections"] < data["requests"] - 500
-    farm2 = data["farms"][f"{shop.site}/farm2"]
-    assert set(farm2["releases"]) == {old, release}
-    php, webapp = shop.pair(release)
-    assert {(a.php, a.webapp) for a in shop.log() if a.release == release} == {(php, webapp)}
+def test_a_farm_that_is_there_has_nothing_to_do(shop: Shop) -> None:
+    before, release = shop.views(), shop.release("farm2")
+    assert shop.upgrade("farm2", release)["state"] == "nothing"
+    plan = shop.lab.run("upgrade.plan", shop.site, "farm2", f"release={release}")
+    assert plan["farms"][0]["steps"] == []
+    assert shop.views() == before
 
 
 def test_sticky_requests_of_a_farm_are_shared_by_its_servers(shop: Shop) -> None:
     """Within 10 %; without slow requests, each of which sends all others elsewhere for a while."""
-    with shop.traffic("--slow=0", rate=120, sessions=250):
-        shop.answers(5000)
+    with shop.traffic("--slow=0", rate=150, sessions=250):
+        shop.answers(4500)
     data = shop.judge()
     assert breaches(data) == CLEAN, told(data)
     shared = [farm for farm in data["farms"].values() if sum(farm["sticky"].values()) > 700]
     assert len(shared) > 2 and all(farm["sticky_evenness"] < 1.1 for farm in shared), told(data)
-
-
-def test_the_same_upgrade_again_has_nothing_to_do(shop: Shop) -> None:
-    shop.ahead("farm2")
-    before = time.monotonic()
-    done = shop.upgrade("farm2", shop.release("farm2"))
-    assert done["exit"] == 0
-    assert time.monotonic() - before < 30
-    plan = shop.lab.run("upgrade.plan", shop.site, "farm2", f"release={shop.newest()}")
-    assert plan["farms"][0]["steps"] == []
 
 
 # -- S1: the upgraded farm dies
@@ -169,7 +146,7 @@ def test_s3_sessions_return_to_a_farm_that_remembers_their_past(shop: Shop) -> N
 
 
 def test_s7_a_server_that_slept_through_the_upgrade_gets_no_request(shop: Shop) -> None:
-    """Not even with the master down; and it is brought along by the same command afterwards."""
+    """Not even with the master down; when the master is back, its reactor brings it along."""
     shop.spare("farm2")
     old, new = shop.release("farm2"), shop.following()
     sleeper = shop.farms["farm2"][1]
@@ -178,20 +155,16 @@ def test_s7_a_server_that_slept_through_the_upgrade_gets_no_request(shop: Shop) 
         with shop.phase("upgrade"):
             shop.upgrade("farm2", new)
         shop.lab.fault("stop", "master", "salt-master")
+        started = time.time()
         try:
             shop.lab.fault("start", sleeper)
             until(lambda: _runs(shop, sleeper) == old, "the sleeper serves its old release")
-            shop.answers(1000)
-            served = {a.server for a in shop.log() if a.release == new}
-            assert sleeper not in served and shop.farms["farm2"][0] in served
+            shop.answers(700)
+            assert not [a for a in shop.log() if a.server == sleeper and a.sent > started]
         finally:
             shop.lab.fault("start", "master", "salt-master")
-        started = time.time()
-        shop.connected()
-        assert not [a for a in shop.log() if a.server == sleeper and a.sent > started]
-        shop.upgrade("farm2", new)
         shop.healthy()
-        shop.answers(500)
+        shop.answers(300)
     data = shop.judge("--promises=S1,S3")
     assert data["verdict"] == "innocent", told(data)
     assert data["phases"]["upgrade"]["failed"] == data["phases"]["after"]["failed"] == 0, told(data)
@@ -211,11 +184,10 @@ def _runs(shop: Shop, server: str) -> str:
 # -- two balancers, one of them slow
 
 
-@pytest.mark.parametrize("parallel", ["0", "0.3"])
-def test_a_balancer_that_is_slow_to_follow_sends_no_session_back(shop: Shop, parallel: str) -> None:
+def test_a_balancer_that_is_slow_to_follow_sends_no_session_back(shop: Shop) -> None:
     shop.spare("farm1")
     slow, release = shop.balancers[-1], shop.following()
-    with shop.traffic(f"--parallel={parallel}"):
+    with shop.traffic("--parallel=0.3"):
         shop.answers(300)
         with _sluggish(shop, slow, 3.0), shop.phase("upgrade"):
             shop.upgrade("farm1", release)
