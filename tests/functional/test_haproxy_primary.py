@@ -321,6 +321,7 @@ def test_a_refusal_that_no_retry_could_lift_is_a_503_for_the_client(cluster: Wor
     assert reply.header("x-webfarm-fence") is None and not reply.cookies
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1")  # they are meant to be refused
 def test_tls_is_1_2_or_newer_with_http_2_and_statistics_are_for_management_only(
     cluster: World,
 ) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from loopback import PATIENCE, wait_for
 from versions_world import (
     add_php,
     contents,
     php_tree,
     rsync_daemon,
-    wait_for,
     write,
 )
 from webfarm import manifest, transfer
@@ -353,11 +353,11 @@ def installer(php: Versions, source: str, version: str, bwlimit: int) -> subproc
 def test_an_install_killed_in_the_middle_is_no_version_and_goes_on_later(
     php: Versions, store: Store, source: str
 ) -> None:
-    killed = installer(php, source, "8.2.32", bwlimit=1500)
+    killed = installer(php, source, "8.2.32", bwlimit=1000)
     partial = php.trees / ".partial-8.2.32"
-    wait_for(lambda: (partial / "share/data/1").is_file(), 30, "some files have come")
+    wait_for(lambda: (partial / "share/data/1").is_file(), "some files have come")
     killed.send_signal(signal.SIGKILL)
-    killed.wait(10)
+    killed.wait(PATIENCE)
     assert php.list() == []
     arrived = (partial / "share/data/0").stat()
     done = php.install("8.2.32", source)  # waits for the orphaned rsync, which holds the lock
@@ -367,10 +367,10 @@ def test_an_install_killed_in_the_middle_is_no_version_and_goes_on_later(
 
 
 def test_an_orphaned_rsync_keeps_others_from_its_partial(php: Versions, source: str) -> None:
-    killed = installer(php, source, "8.2.32", bwlimit=200)
-    wait_for(lambda: list(php.trees.glob(".partial-8.2.32/*")), 30, "the transfer runs")
+    killed = installer(php, source, "8.2.32", bwlimit=100)
+    wait_for(lambda: list(php.trees.glob(".partial-8.2.32/*")), "the transfer runs")
     killed.kill()
-    killed.wait(10)
+    killed.wait(PATIENCE)
     with pytest.raises(Locked, match="still locked by another process"):
         php.install("8.2.32", source, deadline=1)
 
@@ -387,8 +387,8 @@ def test_leftovers_of_other_versions_are_cleaned(php: Versions, source: str) -> 
 def test_the_deadline_ends_a_slow_transfer_and_its_rsync(php: Versions, source: str) -> None:
     start = time.monotonic()
     with pytest.raises(TransferError, match="stopped at its deadline"):
-        php.install("8.2.32", source, bwlimit=200, deadline=3)
-    assert time.monotonic() - start < 8
+        php.install("8.2.32", source, bwlimit=100, deadline=2)  # 40 s if it were let
+    assert time.monotonic() - start < 30
     assert php.list() == []
     running = subprocess.run(["pgrep", "-f", str(php.trees)], capture_output=True, text=True)
     assert running.stdout == ""
@@ -398,7 +398,7 @@ def test_concurrent_installs_of_one_version_both_succeed(
     php: Versions, store: Store, source: str
 ) -> None:
     both = [installer(php, source, "8.2.32", bwlimit=4000) for _ in range(2)]
-    assert [one.wait(60) for one in both] == [0, 0]
+    assert [one.wait(PATIENCE) for one in both] == [0, 0]
     assert php.verify("8.2.32") == store.digest("php", "8.2.32")
     assert leftovers(php) == []
 
@@ -406,12 +406,12 @@ def test_concurrent_installs_of_one_version_both_succeed(
 def test_an_install_waits_for_another_no_longer_than_its_deadline(
     php: Versions, source: str
 ) -> None:
-    slow = installer(php, source, "8.2.32", bwlimit=300)
-    wait_for(lambda: (php.trees / ".partial-8.2.32").exists(), 30, "the other install runs")
+    slow = installer(php, source, "8.2.32", bwlimit=100)
+    wait_for(lambda: (php.trees / ".partial-8.2.32").exists(), "the other install runs")
     with pytest.raises(Locked, match="still locked"):
         php.install("8.2.36", source, deadline=1)
     slow.kill()
-    slow.wait(10)
+    slow.wait(PATIENCE)
 
 
 # -- a small disk ------------------------------------------------------------------------------
@@ -565,7 +565,7 @@ def test_concurrent_activations_leave_a_pair_of_links_that_one_of_them_made(two:
     )
     command = [sys.executable, "-c", program, str(LIBRARY), str(two.root.parent)]
     both = [subprocess.Popen([*command, version]) for version in ("8.2.32", "8.2.36")]
-    assert [one.wait(60) for one in both] == [0, 0]
+    assert [one.wait(PATIENCE) for one in both] == [0, 0]
     links = two.links()
     assert {links.current, links.previous} == {"8.2.32", "8.2.36"}
 

@@ -3,41 +3,24 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from loopback import NET, free_port, listens, wait_for
 from webfarm.store import Store
 
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return int(held.getsockname()[1])
-
-
-def wait_for(condition, seconds: float, what: str) -> None:  # type: ignore[no-untyped-def]
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.02)
-
-
-def listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
+HOST = f"{NET}.1.2"
 
 
 @contextlib.contextmanager
 def rsync_daemon(home: Path, module_path: Path) -> Iterator[str]:
     """Serve ``module_path`` as the store's module; yields the source URL."""
-    port = free_port()
+    port = free_port(HOST)
     home.mkdir(parents=True, exist_ok=True)
     config = home / "rsyncd.conf"
     config.write_text(
-        f"address = 127.0.0.1\nport = {port}\nuse chroot = no\nlog file = {home}/rsyncd.log\n"
+        f"address = {HOST}\nport = {port}\nuse chroot = no\nlog file = {home}/rsyncd.log\n"
         f"reverse lookup = no\n[webfarm]\npath = {module_path}\nread only = yes\n"
         "uid = root\ngid = root\n"
     )
@@ -47,8 +30,8 @@ def rsync_daemon(home: Path, module_path: Path) -> Iterator[str]:
         start_new_session=True,
     )
     try:
-        wait_for(lambda: listens(port), 10, "the rsync daemon answers")
-        yield f"rsync://127.0.0.1:{port}/webfarm"
+        wait_for(lambda: listens(HOST, port), "the rsync daemon answers")
+        yield f"rsync://{HOST}:{port}/webfarm"
     finally:
         os.killpg(daemon.pid, signal.SIGTERM)  # and its children, who serve orphaned clients
         daemon.wait(10)
