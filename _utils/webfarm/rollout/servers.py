@@ -5,7 +5,6 @@ from dataclasses import replace
 from webfarm import names
 from webfarm.errors import WebfarmError
 from webfarm.rollout.context import Context
-from webfarm.rollout.journal import Unfinished
 from webfarm.rollout.lease import Held
 from webfarm.rollout.model import FarmAtBalancer, Run, listed
 from webfarm.rollout.status import Data, conducted
@@ -54,7 +53,7 @@ def rejoin(context: Context, minion: str) -> Data:
             return server(context, node.site, node.farm, minion)
         except NotOpen as error:
             return _nothing(str(error))
-        except (Held, Unfinished, Silent) as error:
+        except (Held, Silent) as error:
             waits = isinstance(error, Silent) or _servers_only(context, node.site)
             if not waits or context.interrupted() or context.clock.monotonic() > end:
                 return _nothing(f"{minion} is left as it is: {error}")
@@ -75,7 +74,8 @@ def _take_up(context: Context, site: str) -> None:
 def _servers_only(context: Context, site: str) -> bool:
     """What holds the site are runs of single servers, which end soon."""
     with context.journal() as journal:
-        return all(run["kind"] == "server" for run in journal.unfinished(site))
+        running = [run for run in journal.unfinished(site) if run["state"] == "running"]
+    return all(run["kind"] == "server" for run in running)
 
 
 def _at(context: Context, site: str, farm: str) -> dict[str, FarmAtBalancer]:
