@@ -1,10 +1,10 @@
 """Both ways to deliver Webfarm work on a real master and minion: file server sync and the wheel."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 import yaml
+from loopback import NET, free_port
 
+HOST = f"{NET}.1.4"
 ROOT = Path(__file__).parents[2]
 MINION = "site1-farm1-ws1"
 LOADER_FOLDERS = [
@@ -29,18 +31,12 @@ PUBLIC_RUNNERS = sorted(p.stem for p in (ROOT / "_runners").glob("[!_]*.py"))
 PUBLIC_STATES = sorted(p.stem for p in (ROOT / "_states").glob("[!_]*.py"))
 
 
-def free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in held]
-    for s in held:
-        s.close()
-    return ports
-
-
 class Salt:
     """A master and a minion of their own on loopback, run from the Python in ``bin_dir``."""
 
-    def __init__(self, home: Path, bin_dir: Path, pillar: dict[str, Any]) -> None:
+    def __init__(
+        self, home: Path, bin_dir: Path, pillar: dict[str, Any], master: dict[str, Any]
+    ) -> None:
         self.home, self.bin = home, bin_dir
         self.files = home / "files"
         self.files.mkdir(parents=True)
@@ -48,19 +44,20 @@ class Salt:
         pillar_root.mkdir()
         (pillar_root / "top.sls").write_text("base: {'*': [cluster]}\n")
         (pillar_root / "cluster.sls").write_text(yaml.safe_dump({"webfarm": pillar}))
-        publish, ret = free_ports(2)
+        publish, ret = free_port(HOST), free_port(HOST)
         common = {"user": "root", "root_dir": str(home), "log_level": "error"}
         self._config(
             "master",
             {
                 **common,
-                "interface": "127.0.0.1",
+                "interface": HOST,
                 "publish_port": publish,
                 "ret_port": ret,
                 "auto_accept": True,
                 "worker_threads": 2,
                 "file_roots": {"base": [str(self.files)]},
                 "pillar_roots": {"base": [str(pillar_root)]},
+                **master,
             },
         )
         self._config(
@@ -68,7 +65,7 @@ class Salt:
             {
                 **common,
                 "id": MINION,
-                "master": "127.0.0.1",
+                "master": HOST,
                 "publish_port": publish,
                 "master_port": ret,
                 "acceptance_wait_time": 1,
@@ -96,17 +93,10 @@ class Salt:
             time.sleep(1)
 
     def stop(self) -> None:
-        for sign in (signal.SIGTERM, signal.SIGKILL):
-            for daemon in self.daemons:
-                try:
-                    os.killpg(daemon.pid, sign)
-                except ProcessLookupError:
-                    continue
-            for daemon in self.daemons:
-                try:
-                    daemon.wait(20)
-                except subprocess.TimeoutExpired:
-                    continue
+        for daemon in self.daemons:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(daemon.pid, signal.SIGKILL)
+            daemon.wait(20)
 
     def _run(self, *args: str, check: bool) -> Any:
         done = subprocess.run(
@@ -138,13 +128,13 @@ def assert_everything_is_loaded(salt: Salt) -> None:
 
 
 @pytest.fixture
-def make_salt() -> Iterator[Callable[[Path, dict[str, Any]], Salt]]:
+def make_salt() -> Iterator[Callable[..., Salt]]:
     made: list[Salt] = []
     # a short path: Salt's IPC sockets lie below it, and those are limited to 107 bytes
     home = Path(tempfile.mkdtemp(prefix="wf-", dir="/tmp"))
 
-    def make(bin_dir: Path, pillar: dict[str, Any]) -> Salt:
-        made.append(Salt(home / "salt", bin_dir, pillar))
+    def make(bin_dir: Path, pillar: dict[str, Any], **master: Any) -> Salt:
+        made.append(Salt(home / "salt", bin_dir, pillar, master))
         return made[-1]
 
     yield make
@@ -154,7 +144,7 @@ def make_salt() -> Iterator[Callable[[Path, dict[str, Any]], Salt]]:
 
 
 def test_the_synced_tree_works_and_a_library_synced_again_is_used_at_once(
-    make_salt: Callable[[Path, dict[str, Any]], Salt], pillar: dict[str, Any]
+    make_salt: Callable[..., Salt], pillar: dict[str, Any]
 ) -> None:
     salt = make_salt(Path(sys.executable).parent, pillar)
     for folder in LOADER_FOLDERS:
@@ -178,7 +168,7 @@ def test_the_synced_tree_works_and_a_library_synced_again_is_used_at_once(
 
 
 def test_the_wheel_works_with_nothing_to_sync(
-    make_salt: Callable[[Path, dict[str, Any]], Salt], pillar: dict[str, Any], tmp_path: Path
+    make_salt: Callable[..., Salt], pillar: dict[str, Any], tmp_path: Path
 ) -> None:
     source = tmp_path / "source"
     source.mkdir()
@@ -209,6 +199,76 @@ def test_the_wheel_works_with_nothing_to_sync(
     salt.start()
     assert_everything_is_loaded(salt)
     assert str(site) in str(salt.salt("webfarm_topology.where"))
+
+
+RUNNER = """
+import pathlib
+def rejoin(minion):
+    pathlib.Path({mark!r}).write_text(minion)
+"""
+
+
+def test_a_minion_that_starts_gets_the_modules_and_is_brought_back(
+    make_salt: Callable[..., Salt], pillar: dict[str, Any], tmp_path: Path
+) -> None:
+    mark, runners = tmp_path / "rejoined", tmp_path / "runners"
+    runners.mkdir()
+    (runners / "upgrade.py").write_text(RUNNER.format(mark=str(mark)))
+    salt = make_salt(
+        Path(sys.executable).parent,
+        pillar,
+        runner_dirs=[str(runners)],
+        reactor=[{"salt/minion/*/start": ["salt://reactor/minion_start.sls"]}],
+    )
+    for folder in ("_modules", "_utils", "reactor"):
+        shutil.copytree(
+            ROOT / folder, salt.files / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    salt.start()
+    deadline = time.monotonic() + 120
+    while not mark.exists() or salt.salt("webfarm_topology.node", check=False) is None:
+        assert time.monotonic() < deadline, (salt.home / "master.out").read_text()[-2000:]
+        time.sleep(0.5)
+    assert mark.read_text() == MINION
+
+
+REACTOR = """
+import json, sys
+import salt.config, salt.loader, salt.state, salt.utils.reactor
+home, sls = sys.argv[1:3]
+opts = dict(salt.config.DEFAULT_MASTER_OPTS) | {
+    "root_dir": home, "cachedir": home, "sock_dir": home, "pki_dir": home,
+    "extension_modules": home, "conf_file": home + "/master",
+    "reactor": [{"salt/minion/*/start": [sls]}],
+}
+reactor = salt.utils.reactor.Reactor(opts)
+salt.state.Compiler.__init__(reactor, opts, salt.loader.render(opts, {}))
+tag = "salt/minion/x/start"
+print(json.dumps([
+    reactor.reactions(tag, {"id": id}, reactor.list_reactors(tag)) for id in json.load(sys.stdin)
+]))
+"""
+
+
+def test_the_id_of_an_event_reaches_its_functions_as_it_is_or_not_at_all(tmp_path: Path) -> None:
+    """A minion can send events with any id in them."""
+    forged = ["", "*", "a or *", "a\n- tgt: '*'", "{{ 7 * 7 }}", 'a"', "a,b", "a\n", "../x"]
+    done = subprocess.run(
+        [sys.executable, "-c", REACTOR, str(tmp_path), str(ROOT / "reactor/minion_start.sls")],
+        input=json.dumps([MINION, *forged]),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Failed to render" not in done.stderr
+    real, *others = json.loads(done.stdout)
+    assert others == [[]] * len(forged)
+    by_function = {chunk["fun"]: chunk for chunk in real}
+    assert by_function["upgrade.rejoin"]["args"] == [{"minion": MINION}]
+    assert by_function["saltutil.sync_all"]["tgt"] == MINION
+    compound = f"L@{MINION} and P@webfarm:role:(primary|balancer)"
+    assert by_function["haproxy_runtime.reconcile"]["tgt"] == compound
 
 
 def test_a_module_synced_over_an_installed_wheel_is_refused(tmp_path: Path) -> None:
