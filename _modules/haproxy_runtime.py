@@ -150,8 +150,8 @@ def get_map(name):
 def farms(hold=None):
     """
     The farms of this site balancer: per farm state, generation, release (what the fence expects),
-    in_flight, queued, counters, up and servers; newest, pick and pick_newest (slots of 256),
-    disk_agrees, pid, old_workers.
+    in_flight, queued, counters, up and servers; newest, amnesty, pick and pick_newest (slots of
+    256), disk_agrees, pid, old_workers.
 
     ``counters`` are ``requests``, ``errors`` (answers of 5xx) and ``response_ms`` (HAProxy's moving
     average) of the process ``pid``: a reload begins them anew.
@@ -179,6 +179,7 @@ def set_farms(
     pick_newest=None,
     force=False,
     hold=None,
+    amnesty=None,
 ):
     """
     Change farms of this site balancer; all is checked before anything is changed. Returns what
@@ -198,6 +199,9 @@ def set_farms(
         open a farm of which no server is UP
     hold
         as in :py:func:`farms`; nobody can take over before the change is made
+    amnesty
+        a session of this generation or an older one may be answered by an older farm when no other
+        is there, which resets it if it saw a newer release: the way back. It never goes down
 
     CLI Example:
 
@@ -207,7 +211,7 @@ def set_farms(
     """
     with _hold.of(__opts__).under(hold):
         return _farms.set_farms(
-            _balancer(), state, generation, newest, release, pick, pick_newest, force
+            _balancer(), state, generation, newest, release, pick, pick_newest, force, amnesty
         )
 
 

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from haproxy_world import RELEASES, Haproxy, Reply, World, farms, world
 from loopback import NET, PATIENCE, wait_for
+from webfarm.errors import WebfarmError
 
 OLD, NEW = RELEASES
 
@@ -340,6 +341,34 @@ def test_s1_no_farm_of_a_lower_generation_answers_a_session(cluster: World, floo
             assert reply.json["headers"]["x-webfarm-moved"] == "1"
             assert reply.cookies["FARMID"] == f"site1:{reply.json['farm']}:1"
     assert cluster.ask(balancer).status == 200, "a new session is served by an older farm"
+
+
+def test_with_an_amnesty_older_farms_share_the_sessions_that_lost_their_farm(
+    cluster: World,
+) -> None:
+    """The way back of the only upgraded farm; sessions of a newer generation stay strict."""
+    balancer = cluster.add_site_balancer()
+    up(balancer)
+    set_farms(balancer, pick={"farm1": 1, "farm3": 1})
+    reopen(cluster, "farm2", 2, balancer)
+    set_farms(balancer, pick={"farm2": 1})
+    session = new_session(cluster, balancer, "farm2")
+    set_farms(balancer, amnesty=2, pick={"farm1": 1, "farm3": 1}, pick_newest={})
+    assert cluster.ask(balancer, cookies=session).json["farm"] == "farm2", "its farm is there"
+    set_farms(balancer, state={"farm2": "closed"})
+    replies = [cluster.ask(balancer, cookies=session) for _ in range(60)]
+    assert {reply.json["farm"] for reply in replies} == {"farm1", "farm3"}
+    for reply in replies:
+        assert reply.json["headers"]["x-webfarm-moved"] == "1"
+        assert reply.cookies["FARMID"] == f"site1:{reply.json['farm']}:1"
+    set_farms(balancer, generation={"farm2": 3}, newest=3)
+    assert cluster.ask(balancer, cookies={"FARMID": "site1:farm2:3"}).status == 503
+    seen = farms.farms(balancer.balancer)
+    assert (seen["amnesty"], seen["newest"]) == (2, 3)
+    with pytest.raises(WebfarmError, match="never go down"):
+        set_farms(balancer, amnesty=1)
+    with pytest.raises(WebfarmError, match="newest"):
+        set_farms(balancer, amnesty=4)
 
 
 def test_s1_a_session_moves_from_an_upgraded_farm_to_an_upgraded_farm(cluster: World) -> None:

@@ -351,3 +351,57 @@ def test_going_back_before_it_opened_keeps_the_farms_own_generation(site: Site) 
     assert generation(site, seen, memory, back) == 1
     assert Situation(back, site, seen, memory).regression == ""
     assert Situation(back, site, seen, Memory()).regression != ""
+
+
+# -- the way back ------------------------------------------------------------------------------
+
+
+def canary(site: Site) -> tuple[Seen, Goal]:
+    """farm2 is the only farm on the new release, and shall go back."""
+    seen = seen_of(site, generation=2, release=NEW)
+    for lb in site.balancers:
+        seen = at(seen, lb, "farm1", release=OLD)
+    seen = replace(
+        seen,
+        balancers={
+            name: replace(view, newest=2, pick_newest={"farm2": 256})
+            for name, view in seen.balancers.items()
+        },
+    )
+    return seen, Goal("site1", "farm2", OLD, "8.2.32", "1", reset_sessions=True)
+
+
+def test_the_only_upgraded_farm_goes_back_with_an_amnesty_for_its_sessions(site: Site) -> None:
+    seen, back = canary(site)
+    assert "no other open farm" in refused(site, seen, replace(back, release="2026.11.10"))
+    names = []
+    for step, now, _ in walk(site, seen, back):
+        names.append(step.name)
+        if step.name == "close":
+            assert {view.amnesty for view in now.balancers.values()} == {2}
+        if step.name == "ready":
+            assert (step.arguments["generation"], step.arguments["amnesty"]) == ({"farm2": 3}, 3)
+    assert names[-2:] == ["open", "soak"] and "flush" in names
+
+
+def test_s6_going_back_interrupted_anywhere_a_new_process_gets_there(site: Site) -> None:
+    seen, back = canary(site)
+    for step, now, memory in walk(site, seen, back):
+        known = Memory(before=memory.before)
+        for target in step.targets:
+            half = now
+            if step.function == "haproxy_runtime.set_farms":  # only one balancer was reached
+                half = expected(replace(step, targets=(target,)), back, now)
+            _, end, after = outline(back, site, half, known)
+            assert isinstance(end, InService), (step.name, end)
+            assert {view.farms["farm2"].release for view in after.balancers.values()} == {OLD}
+
+
+def test_after_the_way_back_either_farm_may_be_upgraded_again(site: Site) -> None:
+    seen, back = canary(site)
+    _, _, after = outline(back, site, seen)
+    again = replace(back, release="2026.11.10", php="8.2.36", webapp="10", reset_sessions=False)
+    for farm in ("farm1", "farm2"):
+        there = replace(after, servers=seen_of(site, farm).servers)
+        _, end, _ = outline(replace(again, farm=farm), site, there)
+        assert isinstance(end, InService), end

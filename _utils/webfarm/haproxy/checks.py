@@ -11,6 +11,7 @@ from webfarm.haproxy.client import BalancerError
 WEIGHT_MAX = 256
 FARM_STATES = ("open", "drain", "closed", "ready")
 NEWEST = "newest"
+AMNESTY = "webfarm_amnesty"  # no farm may have such a name
 FIRST_GENERATION = 1
 GENERATION_MAX = 999_999_999  # the site balancer takes a cookie of more digits for no cookie
 
@@ -74,6 +75,7 @@ def farm_arguments(
     release: Mapping[str, str] | None,
     pick: Mapping[str, int] | None,
     pick_newest: Mapping[str, int] | None,
+    amnesty: int | None = None,
 ) -> None:
     """Refuse arguments of ``set_farms`` that could not be meant, whatever HAProxy holds."""
     for group in (state, generation, release, pick, pick_newest):
@@ -94,6 +96,8 @@ def farm_arguments(
     numbers = dict(generation or {})
     if newest is not None:
         numbers[NEWEST] = newest
+    if amnesty is not None:
+        numbers[AMNESTY] = amnesty
     for farm, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int):
             raise WebfarmError(
@@ -114,9 +118,14 @@ def generations(
     live: Mapping[str, str],
     generation: Mapping[str, int],
     newest: int | None,
+    amnesty: int | None = None,
 ) -> dict[str, str]:
     """The generation map with the changes; refuses one that goes down or passes the newest."""
-    wanted = {**generation, **({} if newest is None else {NEWEST: newest})}
+    wanted = {
+        **generation,
+        **({} if newest is None else {NEWEST: newest}),
+        **({} if amnesty is None else {AMNESTY: amnesty}),
+    }
     for farm, number in wanted.items():
         present = max(as_number(m.get(farm, "0"), farm) for m in (disk, live))
         if number < present:

@@ -10,7 +10,7 @@ from typing import Any
 from webfarm import names
 from webfarm.errors import WebfarmError
 from webfarm.haproxy import checks, maps, parse, sibling
-from webfarm.haproxy.checks import FIRST_GENERATION, NEWEST
+from webfarm.haproxy.checks import AMNESTY, FIRST_GENERATION, NEWEST
 from webfarm.haproxy.runtime import FARM_MAPS, SITE_MAPS, Balancer
 
 
@@ -28,6 +28,7 @@ def set_farms(
     pick: Mapping[str, int] | None = None,
     pick_newest: Mapping[str, int] | None = None,
     force: bool = False,
+    amnesty: int | None = None,
 ) -> dict[str, Any]:
     """Change farms; all is checked before the first change. Same arguments again change nothing.
 
@@ -35,11 +36,14 @@ def set_farms(
         Farm -> weight, complete: a farm that is absent gets no new sessions (of that kind).
     force
         Open a farm although none of its servers is UP.
+    amnesty
+        Up to this generation a session may be answered by an older farm, which resets it, when no
+        other is there.
 
     Raises :class:`WebfarmError` for a generation that would go down, and :class:`BalancerError`
     when HAProxy does not hold what it was told.
     """
-    checks.farm_arguments(state, generation, newest, release, pick, pick_newest)
+    checks.farm_arguments(state, generation, newest, release, pick, pick_newest, amnesty)
     with balancer.lock("set farms"):
         known = balancer.backends()
         for group in (state, generation, release, pick, pick_newest):
@@ -59,6 +63,7 @@ def set_farms(
             balancer.get_map("farm_generation"),
             generation or {},
             newest,
+            amnesty,
         )
         if state and not force:
             _refuse_dead(balancer, state, dict(disk["farm_state"]))
@@ -137,6 +142,7 @@ def _first(
     """The maps of a balancer that has none: a bare site's, or the sibling's."""
     bare = told is None
     newest = FIRST_GENERATION if told is None else told.newest
+    amnesty = told.amnesty if told else 0
     state = {f: "open" if told is None else told.state.get(f, "closed") for f in weights}
     generation = {f: 1 if told is None else told.generation.get(f, 1) for f in weights}
     releases = {f: release if told is None else told.release.get(f, release) for f in weights}
@@ -148,6 +154,7 @@ def _first(
             {
                 **{farm: str(number) for farm, number in generation.items()},
                 NEWEST: str(newest),
+                **({AMNESTY: str(amnesty)} if amnesty else {}),
             }.items()
         ),
         "farm_release": sorted(releases.items()),
@@ -171,6 +178,8 @@ def _adapted(
         new = {farm: old.get(farm, default) for farm in weights}
         if name == "farm_generation":
             new[NEWEST] = old.get(NEWEST, str(FIRST_GENERATION))
+            if AMNESTY in old:
+                new[AMNESTY] = old[AMNESTY]
         targets[name] = sorted(new.items())
     for name in ("farm_pick", "farm_pick_newest"):
         shares = maps.shares(disk[name])
@@ -226,6 +235,7 @@ def _farms(balancer: Balancer) -> dict[str, Any]:
     return {
         "farms": table,
         "newest": checks.as_number(generation.get(NEWEST, "0"), NEWEST),
+        "amnesty": checks.as_number(generation.get(AMNESTY, "0"), AMNESTY),
         "pick": maps.shares(live["farm_pick"]),
         "pick_newest": maps.shares(live["farm_pick_newest"]),
         "disk_agrees": all(live[name] == disk[name] for name in FARM_MAPS),

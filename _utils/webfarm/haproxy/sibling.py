@@ -22,10 +22,11 @@ _NOT_THERE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.E
 
 @dataclass(frozen=True)
 class Told:
-    """What a sibling said: maps of farm to state, generation and release, and the newest one."""
+    """What a sibling said: farm to state, generation and release; the newest, and the amnesty."""
 
     address: str
     newest: int
+    amnesty: int
     state: Mapping[str, str]
     generation: Mapping[str, int]
     release: Mapping[str, str]
@@ -67,6 +68,7 @@ def _read(address: str, status: int, body: bytes) -> Told:
         told = Told(
             address,
             int(data["newest"]),
+            int(data.get("amnesty", 0)),
             {names.check(f, "farm"): a["state"] for f, a in data["farms"].items()},
             {farm: int(about["generation"]) for farm, about in data["farms"].items()},
             {f: names.check(a["release"], "release") for f, a in data["farms"].items()},

@@ -148,6 +148,7 @@ class BalancerView:
     pick_newest: Mapping[str, int] = field(default_factory=dict)
     disk_agrees: bool = True
     old_workers: int = 0
+    amnesty: int = 0
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ def ready(now: Situation) -> Next:
             "generation": {goal.farm: generation},
             "newest": newest,
             **share,
+            **now.amnesty(generation),
         },
     )
 
@@ -85,6 +86,7 @@ def _is_ready(now: Situation, name: str, generation: int, newest: int) -> bool:
         at.state in ("ready", "open")
         and at.generation == generation
         and view.newest == newest
+        and not now.lacks_amnesty(name, generation)
         and (generation < newest or view.pick_newest.get(now.goal.farm, 0) > 0)
     )
 

@@ -101,6 +101,7 @@ def _set_farms(view: BalancerView, wanted: Mapping[str, Any]) -> BalancerView:
         view,
         farms=farms,
         newest=wanted.get("newest", view.newest),
+        amnesty=wanted.get("amnesty", view.amnesty),
         pick=_slots(wanted["pick"]) if "pick" in wanted else view.pick,
         pick_newest=_slots(wanted["pick_newest"]) if "pick_newest" in wanted else view.pick_newest,
     )

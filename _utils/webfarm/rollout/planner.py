@@ -177,17 +177,20 @@ def _drain(now: Situation) -> Step | None:
     targets = [
         name
         for name, at in now.at.items()
-        if at.state == "open" or (at.state == "drain" and now.picked(name))
+        if at.state == "open"
+        or (at.state == "drain" and (now.picked(name) or now.lacks_amnesty(name, now.newest)))
     ]
     if not targets:
         return None
     return Step(
         "drain",
         tuple(targets),
-        "no new sessions",
+        "no new sessions; those that saw the newer release may be reset"
+        if now.resets
+        else "no new sessions",
         3 * now.site.policy.answer_seconds,
         "haproxy_runtime.set_farms",
-        {"state": {goal.farm: "drain"}, **_without(now)},
+        {"state": {goal.farm: "drain"}, **_without(now), **now.amnesty(now.newest)},
     )
 
 

@@ -27,7 +27,7 @@ def refusals(now: Situation) -> list[str]:
             f"{percent(policy.min_capacity)}; not UP: {listed(_down(now)) or 'none'}"
         )
     generation = max(at.generation for at in now.at.values())
-    if not any(_takes_over(now, farm, generation) for farm in others):
+    if not now.resets and not any(_takes_over(now, farm, generation) for farm in others):
         reasons.append(
             f"no other open farm may answer the sessions of {goal.farm} (generation {generation}); "
             "upgrade another farm to its release first"
@@ -60,7 +60,7 @@ def too_busy(now: Situation, load: float) -> str:
 
 def _takes_over(now: Situation, farm: str, generation: int) -> bool:
     return all(
-        view.farms[farm].generation >= generation
+        (view.farms[farm].generation >= generation or view.amnesty >= generation)
         and any(server.up for server in view.farms[farm].servers.values())
         for view in now.balancers.values()
     )

@@ -197,7 +197,7 @@ class _Conducted:
                 return self._end(
                     "paused",
                     f"waits for approval before {goal.site} {goal.farm}: `salt-run upgrade.resume "
-                    f"{self.number}`" + self._by_whom(goal.site),
+                    f"{self.number}`" + self._by_whom(self.run.goals[number - 1].site),
                 )
             outcome = self._farm(goal, self._is_canary(number))
             stop = self._after(outcome)

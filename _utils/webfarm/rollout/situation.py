@@ -272,10 +272,39 @@ class Situation:
         return self.newest + 1
 
     @cached_property
+    def resets(self) -> bool:
+        """The goal is older than what sessions have seen, and the operator accepts their reset."""
+        return self.goal.reset_sessions and bool(self._newer)
+
+    def amnesty(self, generation: int) -> dict[str, int]:
+        """The part of a change that lets older farms answer sessions up to ``generation``.
+
+        Sessions of the farm that goes back have seen a release that no other farm may have: without
+        it nobody could answer them once it is closed. Those of its new generation have the release
+        that farms of an older one have too.
+        """
+        return {"amnesty": generation} if self.resets else {}
+
+    def lacks_amnesty(self, balancer: str, generation: int) -> bool:
+        """The balancer does not let older farms answer them yet, and should."""
+        return self.resets and self.balancers[balancer].amnesty < generation
+
+    @cached_property
     def regression(self) -> str:
         """Why a session could see an older release after this goal; empty when none can."""
         if self.goal.reset_sessions or self.generation <= self.newest:
             return ""
+        if not self._newer:
+            return ""
+        shown = listed([f"{name} is on {release}" for name, release in sorted(self._newer)])
+        return (
+            f"{self.goal.release} is older than what sessions have seen ({shown}); going back "
+            "resets those sessions and must be asked for with reset_sessions=True"
+        )
+
+    @cached_property
+    def _newer(self) -> set[tuple[str, str]]:
+        """Farms, and the releases newer than the goal's that they have, or had before."""
         target = order_key(self.goal.release)
         newer = {
             (name, farm.release)
@@ -286,10 +315,4 @@ class Situation:
         before = self.memory.before
         if before and order_key(before.release) > target:
             newer.add((self.goal.farm, before.release))
-        if not newer:
-            return ""
-        shown = listed([f"{name} is on {release}" for name, release in sorted(newer)])
-        return (
-            f"{self.goal.release} is older than what sessions have seen ({shown}); going back "
-            "resets those sessions and must be asked for with reset_sessions=True"
-        )
+        return newer

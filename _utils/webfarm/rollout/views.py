@@ -36,6 +36,7 @@ def balancer(name: str, reply: Reply) -> BalancerView:
                 for farm, at in _mapping(value.get("farms"), "farms").items()
             },
             newest=_number(value.get("newest"), "newest"),
+            amnesty=_number(value.get("amnesty", 0), "amnesty"),
             pick=_shares(value.get("pick"), "pick"),
             pick_newest=_shares(value.get("pick_newest"), "pick_newest"),
             disk_agrees=value.get("disk_agrees") is True,
