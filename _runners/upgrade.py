@@ -294,13 +294,15 @@ def pause(id=None, reason=None):
     return _run(lambda context: control.pause(context, id, reason))
 
 
-def resume(id=None):
+def resume(id=None, override=None):
     """
     Go on with a run that is paused or whose process is gone. It also passes the approval for which
     a run waits, in the name of who types it.
 
     id
         The run's number; default: the only one that has not ended.
+    override
+        As in :py:func:`farm`, for a run that paused when its window closed.
 
     CLI Example:
 
@@ -308,7 +310,7 @@ def resume(id=None):
 
         salt-run upgrade.resume
     """
-    return _run(lambda context: control.resume(context, id))
+    return _run(lambda context: control.resume(context, id, override))
 
 
 def abort(id=None, reason=None):

@@ -116,6 +116,22 @@ def test_resume_passes_an_approval_by_one_who_may(tmp_path: Path, pillar: dict[s
     assert [(record["what"], record["who"]) for record in records] == [("approve", "carol")]
 
 
+def test_a_run_that_paused_when_its_window_closed_goes_on_with_a_reason(
+    tmp_path: Path, pillar: dict[str, Any]
+) -> None:
+    window = {"from": "22:00", "to": "22:14", "timezone": "UTC"}
+    shop = Shop(tmp_path, pillar_of(pillar, windows=[window]))  # it is 22:13:20
+    during(shop, "webfarm_release.switch", lambda: shop.cluster.sleep(45))
+    data = commands.upgrade(shop.context, "site1")
+    assert (data["state"], shop.releases()) == ("paused", {"farm1": NEW, "farm2": OLD})
+    assert "outside the maintenance windows" in data["message"]
+    shop.cluster.on_call = lambda function: None
+    assert control.resume(shop.context)["state"] == "paused"
+    assert control.resume(shop.context, 1, "the shop is half done")["state"] == "done"
+    (record,) = status.history(shop.context, id=1)["records"]
+    assert (record["what"], record["why"]) == ("override", "the shop is half done")
+
+
 # -- abort -----------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ nobody conducts is taken up here.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from webfarm import names
@@ -36,8 +37,9 @@ def pause(context: Context, id: object = None, reason: object = None) -> Data:
         }
 
 
-def resume(context: Context, id: object = None) -> Data:
+def resume(context: Context, id: object = None, override: object = None) -> Data:
     """Go on with a run; that also passes the approval that it waits for."""
+    why = arguments.reason(override, "override")
     with context.journal() as journal:
         run = the_run(journal, id)
         if conducted(context, journal, run):
@@ -50,7 +52,8 @@ def resume(context: Context, id: object = None) -> Data:
         if run["waits"] is not None:
             _may_approve(context, run)
             journal.approve(run["id"], context.holder, context.clock.time())
-    return context.conduct(run["run"])
+    wanted = replace(run["run"], override=why) if why else run["run"]
+    return context.conduct(wanted)
 
 
 def abort(context: Context, id: object = None, reason: object = None) -> Data:
