@@ -328,6 +328,7 @@ def test_a_minion_that_starts_is_brought_back(shop: Shop) -> None:
     stale(shop, "site1-farm2-ws1")
     assert servers.rejoin(shop.context, "site1-farm2-ws1")["state"] == "done"
     assert shop.cluster.servers["site1-farm2-ws1"].release == NEW
+    assert shop.cluster.calls[0][:2] == ("saltutil.sync_all", ("site1-farm2-ws1",))
 
 
 @pytest.mark.parametrize("minion", ["site1-lb1", "lb1", "nobody", "site1-farm2-ws1"])

@@ -11,6 +11,7 @@ from webfarm.rollout.status import Data, conducted
 
 PATIENCE = 300.0  # seconds in which a server that returned waits for its turn
 LOOK_SECONDS = 3.0
+SYNC_SECONDS = 60.0
 
 
 class NotOpen(WebfarmError):
@@ -50,6 +51,8 @@ def rejoin(context: Context, minion: str) -> Data:
             if all(minion in one.servers and one.servers[minion].up for one in at.values()):
                 return _nothing(f"{minion} is in service")
             _take_up(context, node.site)
+            # it may have slept through an update of Webfarm; a failure shows in the first step
+            context.cluster.call(node.site, "saltutil.sync_all", [minion], {}, SYNC_SECONDS)
             return server(context, node.site, node.farm, minion)
         except NotOpen as error:
             return _nothing(str(error))
