@@ -242,10 +242,10 @@ def _finish(shop: Shop, farm: str, release: str, happened: str) -> tuple[str, st
     """Resume until nothing is left to be done; what happened, and why it is not whole."""
     resumes = 0
     ended: Ended | None = None
-    while shop.unfinished() and resumes < RESUMES:
+    while (left := shop.unfinished()) and resumes < RESUMES:
         resumes += 1
         shop.connected()
-        ended = command(shop.lab, "upgrade.resume")
+        ended = command(shop.lab, "upgrade.resume", str(left[0]))
     if resumes:
         happened += f"; `upgrade.resume` {resumes} time{'s' if resumes > 1 else ''}"
     if shop.unfinished():

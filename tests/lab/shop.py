@@ -16,13 +16,14 @@ import yaml
 from lab_words import ROOT, Lab
 from referee.answer import Answer, decode_all
 from referee.releases import order_key
-from runner import sql
+from runner import PYTHON, SALT_RUN, sql
 
 LOG = "/var/lib/referee/answers.jsonl"
 PILLAR = "/srv/webfarm/pillar/releases.sls"
 INCOMING = "/srv/webfarm/incoming/webapp"
 STORE = "/srv/webfarm/store"
-PATIENCE = 90.0
+LIBRARY = "/srv/webfarm/src/_utils"
+PATIENCE = 180.0
 CONFIG = "/etc/haproxy/haproxy.cfg"
 MAPS = "/var/lib/webfarm/maps"
 SOCKET = "/run/haproxy/admin.sock"
@@ -56,7 +57,7 @@ class Shop:
         self.farms = {name: list(farm["servers"]) for name, farm in plan["farms"].items()}
         self.memcached = {name: list(farm["memcached"]) for name, farm in plan["farms"].items()}
         self._pillar: dict[str, Any] = yaml.safe_load(lab.sh("master", f"cat {PILLAR}"))["webfarm"]
-        self.policy(soak_seconds=3, canary_soak_seconds=3, gates={"min_requests": 0})
+        self.policy(soak_seconds=1, canary_soak_seconds=1, gates={"min_requests": 0})
         while self.newest() not in self._pillar["releases"]:
             self._another()  # the pillar has been written anew since these tests ran
 
@@ -104,12 +105,18 @@ class Shop:
         releases: dict[str, dict[str, str]] = self._pillar["releases"]
         number = len(releases) + 1
         webapp = f"t{number}"
-        self.lab.run("store.add", "webapp", webapp, f"{INCOMING}/1")
+        self._publish("webapp", webapp, f"{INCOMING}/1")
         first, second = (release["php"] for release in list(releases.values())[:2])
         name = f"2026.11.{number}"
         releases[name] = {"php": first if number % 2 else second, "webapp": webapp}
         self._write_pillar()
         return name
+
+    def _publish(self, kind: str, version: str, tree: str) -> None:
+        """What `store.add` does, without a start of Salt."""
+        add = "import sys; from webfarm.store import Store; Store().add(*sys.argv[1:])"
+        words = ("env", f"PYTHONPATH={LIBRARY}", PYTHON, "-c", add, kind, version, tree)
+        self.lab.exec("master", *words)
 
     def bad(self, kind: str) -> str:
         """A release that is no good, by its kind: a key of BAD, ``php`` or ``corrupt``.
@@ -128,7 +135,7 @@ class Shop:
             broken = source.replace(begin, begin + BAD[kind] + "\n")
             index = f"cat > {tree}/public/index.php"
             self.lab.exec("master", "sh", "-c", index, stdin=broken)
-        self.lab.run("store.add", "webapp", webapp, tree)
+        self._publish("webapp", webapp, tree)
         if kind == "corrupt":
             self.lab.sh("master", f"echo >> {STORE}/webapp/{webapp}/public/index.php")
         if kind == "php":
@@ -138,7 +145,7 @@ class Shop:
                 f"rm -rf {trees}/{DEAD_PHP}; cp -a {trees}/{php} {trees}/{DEAD_PHP}; "
                 f"printf '#!/bin/sh\nexit 1\n' > {trees}/{DEAD_PHP}/sbin/php-fpm",
             )
-            self.lab.run("store.add", "php", DEAD_PHP, f"{trees}/{DEAD_PHP}")
+            self._publish("php", DEAD_PHP, f"{trees}/{DEAD_PHP}")
             php = DEAD_PHP
         name = f"2026.11.{number}-{kind}"
         releases[name] = {"php": php, "webapp": webapp}
@@ -200,8 +207,9 @@ class Shop:
         return min(reversed(list(self.farms)), key=lambda farm: order_key(releases[farm]))
 
     def unfinished(self) -> list[int]:
-        """The runs that have not ended."""
-        rows = sql(self.lab, "SELECT id FROM runs WHERE state IN ('running', 'paused')")
+        """The runs that have not ended, but for those of a single server: the reactor's."""
+        unfinished = "state IN ('running', 'paused') AND kind <> 'server'"
+        rows = sql(self.lab, f"SELECT id FROM runs WHERE {unfinished}")
         return [int(row[0]) for row in rows]
 
     def quarantine(self) -> dict[str, str]:
@@ -256,11 +264,14 @@ class Shop:
     def connected(self) -> None:
         """Wait until every minion of the site answers."""
         minions = {*self.balancers, *(server for farm in self.farms.values() for server in farm)}
-        asked = ("manage.up", "timeout=5", "gather_job_timeout=5")
-        until(
-            lambda: minions <= set(self.lab.run(*asked, check=False)),
-            f"{', '.join(minions)} answer",
-        )
+        until(lambda: minions <= self._answering(), f"{', '.join(sorted(minions))} answer")
+
+    def _answering(self) -> set[str]:
+        asked = (*SALT_RUN, "manage.up", "timeout=5", "gather_job_timeout=5")
+        try:
+            return set(json.loads(self.lab.exec("master", *asked, check=False).stdout))
+        except ValueError:  # the master itself does not answer yet
+            return set()
 
     def healthy(self) -> None:
         """Wait until every server of the site is in service."""

@@ -19,7 +19,7 @@ from shop import Shop, told, until
 pytestmark = pytest.mark.lab
 
 CLEAN = {"S1": 0, "S2": 0, "S3": 0}
-LEASE_SECONDS = 20
+LEASE_SECONDS = 15
 ANY_RESETS = "--allow-resets=1000000"
 
 
@@ -79,27 +79,43 @@ def test_upgrade_all_takes_both_sites_to_a_release_and_to_a_third_and_loses_noth
         assert served == {shop.pair(release)}
 
 
-@pytest.mark.parametrize("step", ["close", "switch", "ready"])
-def test_a_runner_killed_at_a_step_is_resumed_to_the_end(
-    shop: Shop, traffic: None, step: str
-) -> None:
-    """S6; `lab/faults` has every step, and more faults."""
-    row = strike(shop, FAULTS["kill-runner"], step)
+def test_a_runner_killed_at_steps_is_resumed_to_the_end(shop: Shop, traffic: None) -> None:
+    """S6, three times in one run; `lab/faults` has every step, and more faults."""
+    farm, release = shop.next_farm(), shop.following()
+    with shop.phase("killed"):
+        runner = Runner(shop.lab, "upgrade.farm", shop.site, farm, f"release={release}")
+        for step in ("close", "switch", "ready"):
+            runner.at(step, signal.SIGKILL)
+            assert runner.wait().data is None
+            assert shop.unfinished()
+            runner = Runner(shop.lab, "upgrade.resume")
+        assert runner.wait().ok
+        assert shop.releases()[farm] == release and not shop.unfinished()
+        shop.healthy()
+        shop.answers(100)
+    assert breaches(shop, "killed") == CLEAN, told(shop.judge())
+
+
+def test_a_row_of_the_fault_table(shop: Shop, traffic: None) -> None:
+    """`lab/faults`: a server loses power in the middle of the switch, and comes back by itself."""
+    row = strike(shop, FAULTS["kill-server"], "switch")
     assert row.kept, (str(row), row.failures)
+    assert not shop.quarantine()
 
 
 def test_a_runner_suspended_past_its_lease_does_nothing_more(shop: Shop, traffic: None) -> None:
     farm, release = shop.next_farm(), shop.following()
-    with _lease_seconds(shop, LEASE_SECONDS), shop.phase("suspended"):
-        runner = Runner(shop.lab, "upgrade.farm", shop.site, farm, f"release={release}")
-        runner.at("drain", signal.SIGSTOP)  # as bad as any: sent late, it takes the farm out
+    with shop.phase("suspended"):
+        with _lease_seconds(shop, LEASE_SECONDS):
+            runner = Runner(shop.lab, "upgrade.farm", shop.site, farm, f"release={release}")
+            runner.at("drain", signal.SIGSTOP)  # as bad as any: sent late, it takes the farm out
         said: list[Ended] = []
 
         def resumed() -> bool:
             said.append(command(shop.lab, "upgrade.resume"))
             return said[-1].ok
 
-        until(resumed, "the lease expires, and resume finishes the run", 3 * LEASE_SECONDS + 60)
+        until(resumed, "the lease expires, and resume finishes the run", 240)
         before = shop.views(), sql(shop.lab, LATEST)
         runner.signal("CONT")
         ended = runner.wait()

@@ -70,8 +70,8 @@ def test_a_farm_that_is_there_has_nothing_to_do(shop: Shop) -> None:
 
 def test_sticky_requests_of_a_farm_are_shared_by_its_servers(shop: Shop) -> None:
     """Within 10 %; without slow requests, each of which sends all others elsewhere for a while."""
-    with shop.traffic("--slow=0", rate=150, sessions=250):
-        shop.answers(4500)
+    with shop.traffic("--slow=0", rate=150, sessions=200):
+        shop.answers(4000)
     data = shop.judge()
     assert breaches(data) == CLEAN, told(data)
     shared = [farm for farm in data["farms"].values() if sum(farm["sticky"].values()) > 700]
@@ -81,36 +81,30 @@ def test_sticky_requests_of_a_farm_are_shared_by_its_servers(shop: Shop) -> None
 # -- S1: the upgraded farm dies
 
 
-def test_s1_strict_no_older_farm_answers_for_an_upgraded_one_that_died(shop: Shop) -> None:
+def test_s1_no_older_farm_answers_for_an_upgraded_one_that_died(shop: Shop) -> None:
+    """The floor `strict`: its sessions wait. The floor `available`: they begin anew elsewhere."""
     shop.ahead("farm2")
-    with shop.traffic():
-        with shop.phase("dead"), dead(shop, *shop.farms["farm2"]):
-            shop.answers(700)
-        shop.healthy()
-        shop.answers(300)
-    data = shop.judge("--promises=S1,S3")
-    assert (data["promises"]["S1"]["breaches"], data["verdict"]) == (0, "innocent"), told(data)
-    # the sessions of farm2 were told to come back later, and did
-    assert data["phases"]["dead"]["failures"].get("shed", 0) > 50, told(data)
-    assert data["phases"]["after"]["failed"] == 0, told(data)
-    assert not any("farm2 -> " in move for move in data["moves"]["farms"]), told(data)
-
-
-def test_s1_available_an_older_farm_answers_with_a_new_session_only(shop: Shop) -> None:
-    shop.ahead("farm2")
-    shop.policy(floor="available")
     try:
-        shop.apply(shop.balancers)
         with shop.traffic():
-            with shop.phase("dead"), dead(shop, *shop.farms["farm2"]):
-                shop.answers(900)
+            with dead(shop, *shop.farms["farm2"]):
+                with shop.phase("strict"):
+                    shop.answers(700)
+                data = shop.judge("--promises=S1,S3")
+                assert data["verdict"] == "innocent", told(data)
+                # the sessions of farm2 were told to come back later
+                assert data["phases"]["strict"]["failures"].get("shed", 0) > 50, told(data)
+                assert not any("farm2 -> " in move for move in data["moves"]["farms"]), told(data)
+                shop.policy(floor="available")
+                shop.apply(shop.balancers)
+                with shop.phase("available"):
+                    shop.answers(500)
             shop.healthy()
+            shop.answers(300)
         data = shop.judge("--promises=S1,S3", "--allow-resets=1000000")
-        assert (data["promises"]["S1"]["breaches"], data["verdict"]) == (0, "innocent"), told(data)
+        assert data["verdict"] == "innocent", told(data)
         assert data["resets"] > 10, told(data)
-        # the balancers notice within seconds; from then on nobody is turned away
-        failed = sum(data["phases"]["dead"]["failures"].values())
-        assert failed < 0.3 * data["phases"]["dead"]["requests"], told(data)
+        failed = {name: phase["failed"] for name, phase in data["phases"].items()}
+        assert failed["available"] == failed["after"] == 0, told(data)
     finally:
         shop.policy(floor="strict")
         shop.apply(shop.balancers)
@@ -238,7 +232,7 @@ def test_reload_restart_and_kill_of_a_balancer_lose_nothing_it_was_told(shop: Sh
             with shop.phase("reload"):
                 for _ in range(3):
                     shop.lab.salt([node], "haproxy_runtime.reload")
-                    shop.answers(200)
+                    shop.answers(150)
             assert _memory(shop, node) == before
             shop.answers(250)  # a restart may cut what is in flight, a reload may not: apart
             shop.lab.exec(node, "systemctl", "restart", "haproxy")
@@ -250,7 +244,7 @@ def test_reload_restart_and_kill_of_a_balancer_lose_nothing_it_was_told(shop: Sh
         data = shop.judge("--promises=S1,S3")
         assert data["verdict"] == "innocent", told(data)
         assert data["phases"]["reload"]["failed"] == 0, told(data)
-        assert data["phases"]["reload"]["requests"] > 500
+        assert data["phases"]["reload"]["requests"] > 400
     finally:
         shop.lab.salt([node], "haproxy_runtime.set_weight", "farm2", server, "100")
         shop.set_farms([node], state={"farm2": "open"}, pick=shop.pick("farm1", "farm2"))
