@@ -192,8 +192,11 @@ def test_s5_all_sites_are_held_or_none(world: World) -> None:
     with pytest.raises(Held, match="site2"):
         hold.take("all to 2026.11.2")
     assert [row["site"] for row in holders(world.connection)] == ["site2"]
+    other = world.lease(300)
+    other.take("farm1")  # in the same second, so with the token that the first would have had
     with pytest.raises(Held):
         hold.confirm()
+    other.release()
     world.ended.add(100)
     hold.take("all to 2026.11.2")
     assert [row["pid"] for row in holders(world.connection)] == [200, 200, 200]

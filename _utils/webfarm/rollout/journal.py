@@ -21,14 +21,14 @@ class Journal(Runs):
     """The rollouts and their steps, beside the runs and the ledger."""
 
     def begin(
-        self, goal: Goal, holder: str, now: float, run: int | None = None
+        self, goal: Goal, holder: str, now: float, run: int
     ) -> tuple[int, Before | None, bool]:
         """Start a rollout, or take up the farm's last one if it is of this run and did not end.
 
-        Returns its id, how the farm was before it, and whether it was taken up. Steps that a crash
-        left ``intended`` become ``unknown``; an unfinished rollout of another run or goal becomes
-        ``superseded``. What the same run knew of the farm before is handed on, unless it ended
-        well; a run that has ended has left its farms in service, so what it knew is out of date.
+        Returns its id, how the farm was before it, and whether it was taken up. An unfinished
+        rollout of another run or goal becomes ``superseded``. What the same run knew of the farm
+        before is handed on, unless it ended well; a run that has ended has left its farms in
+        service, so what it knew is out of date.
         """
         with self.write():
             last = self.connection.execute(
@@ -38,7 +38,6 @@ class Journal(Runs):
             ).fetchone()
             before = None
             if last is not None and last["state"] not in ("done", "nothing"):
-                self._unsettled(last["id"], now)
                 before = _before(last["before"]) if last["run"] == run else None
                 unfinished = last["state"] in ("running", "paused")
                 if unfinished and (last["release"], last["run"]) == (goal.release, run):

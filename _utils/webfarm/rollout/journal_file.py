@@ -27,7 +27,7 @@ CREATE TABLE runs (
   wish_by TEXT, wish_why TEXT, wish_at REAL,
   waits INTEGER, approved INTEGER NOT NULL DEFAULT 0, outcome TEXT);
 CREATE TABLE rollouts (
-  id INTEGER PRIMARY KEY, run INTEGER REFERENCES runs(id),
+  id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs(id),
   site TEXT NOT NULL, farm TEXT NOT NULL, server TEXT, release TEXT NOT NULL,
   state TEXT NOT NULL, holder TEXT NOT NULL, started REAL NOT NULL, ended REAL,
   before TEXT, outcome TEXT);
