@@ -13,35 +13,26 @@ import webfarm
 
 webfarm.renew(__file__)
 
-import getpass
 import logging
-import os
-import signal
 import sqlite3
 import sys
-import time
-from pathlib import Path
 
-import salt.client
-import salt.key
-import salt.pillar
-import salt.utils.minions
 from salt.exceptions import SaltException
-from webfarm import names, store
-from webfarm import topology as topology_
-from webfarm.errors import BadName, WebfarmError
-from webfarm.rollout import arguments, back, commands, control, servers
+from webfarm import names
+from webfarm.errors import BadName
+from webfarm.rollout import arguments, back, commands, control, salt_master, servers
 from webfarm.rollout import status as status_
-from webfarm.rollout.context import Context
-from webfarm.rollout.lease import LEASE_SECONDS
+from webfarm.rollout.interrupts import Interrupts
 from webfarm.rollout.plan_table import show_plan
 from webfarm.rollout.report import brief, watcher_for
-from webfarm.rollout.salt_cluster import SaltCluster
 
 log = logging.getLogger(__name__)
 
 __virtualname__ = "upgrade"
 __func_alias__ = {"all_": "all"}
+
+PAUSES = "pausing after this step; `salt-run upgrade.resume` goes on from there"
+GOES_ON = "the run goes on"
 
 
 def __virtual__():
@@ -434,27 +425,17 @@ def _run(ask, required=(), watching=False, order=None, **given):
     quiet = bool(opts.get("quiet") or opts.get("output") not in (None, "", "nested", "yaml"))
     watcher = watcher_for(sys.stderr, quiet, watching)
     cli = str(opts.get("fun", "")).startswith("upgrade.")
-    client = None
     try:
         for what, name in given.items():
             if name is not None or what in required:
                 names.check(name, what)
         if order is not None:
             arguments.words(order)
-        with _Interrupts(quiet, cli, watching) as interrupts:
-            topology = _topology()
-            client = salt.client.get_local_client(mopts=opts)
-            context = Context(
-                topology=topology,
-                cluster=SaltCluster(client, topology),
-                clock=time,
-                journal_path=Path(opts["cachedir"]) / "webfarm" / "journal.sqlite",
-                digests=_digests(),
-                holder=os.environ.get("SUDO_USER") or getpass.getuser(),
-                watcher=watcher,
-                interrupted=interrupts.interrupted,
-                lease_seconds=_lease_seconds(),
-            )
+        words = GOES_ON if watching else PAUSES
+        with (
+            Interrupts("" if quiet else words, cli) as interrupts,
+            salt_master.context(opts, watcher, interrupts.asked) as context,
+        ):
             data = ask(context)
     except BadName as error:
         if not cli:  # called from a program: it must not go on with such a name
@@ -471,8 +452,6 @@ def _run(ask, required=(), watching=False, order=None, **given):
         data = {"result": False, "message": message}
     finally:
         watcher.close()
-        if client is not None:
-            client.destroy()
     shown = cli and not opts.get("output")
     if shown:
         show_plan(data, sys.stderr)
@@ -480,89 +459,3 @@ def _run(ask, required=(), watching=False, order=None, **given):
     if not data.get("result", True):
         data["retcode"] = 1
     return {"data": data, "outputter": "yaml"} if shown else data
-
-
-class _Interrupts:
-    """Ctrl-C asks to stop after the current step; a second one changes nothing."""
-
-    def __init__(self, quiet, cli, watching):
-        self.quiet = quiet
-        self.cli = cli
-        self.words = (
-            "the run goes on"
-            if watching
-            else "pausing after this step; `salt-run upgrade.resume` goes on from there"
-        )
-        self.asked = False
-        self.before = {}
-
-    def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self.before[number] = signal.signal(number, self._handle)
-            except ValueError:  # not in the main thread: salt-api or a reactor, nobody types there
-                break
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self.before.items():
-            # asked already: only the outcome is left to be shown, one more must not cut it off
-            ending = self.cli and self.asked
-            signal.signal(number, signal.SIG_IGN if ending else handler)
-
-    def _handle(self, *_):
-        self.asked = True
-        if not self.quiet:
-            sys.stderr.write(f"\n{self.words}\n")
-
-    def interrupted(self):
-        return self.asked
-
-
-def _lease_seconds():
-    """How long a site stays held when its run is not heard of: ``webfarm_lease_seconds``."""
-    value = __opts__.get("webfarm_lease_seconds", LEASE_SECONDS)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 10 <= value <= 3600:
-        raise WebfarmError(
-            f"webfarm_lease_seconds in the master's configuration is {value!a:.40}, expected 10 to "
-            "3600 seconds; nothing was changed"
-        )
-    return float(value)
-
-
-def _topology():
-    """The pillar ``webfarm``, compiled here: minions may be down, the master's word counts."""
-    problems = []
-    for minion in _pillar_minions():
-        _, grains, _ = salt.utils.minions.get_minion_data(minion, __opts__)
-        grains = grains or {"id": minion, "fqdn": minion}
-        compiled = salt.pillar.Pillar(__opts__, grains, minion, "base").compile_pillar()
-        if compiled.get("_errors"):
-            problems += [f"pillar of {minion}: {error}" for error in compiled["_errors"]]
-        elif "webfarm" in compiled:
-            return topology_.parse(compiled["webfarm"])
-        else:
-            problems.append(f"pillar of {minion}: has no `webfarm`")
-        if len(problems) > 5:
-            break
-    raise WebfarmError(
-        "the master cannot compile the pillar `webfarm`; assign it in the pillar's top file, or "
-        "name a minion that has it as webfarm_pillar_minion in the master's configuration:\n  "
-        + "\n  ".join(problems)
-    )
-
-
-def _digests():
-    """The release store's digests; None where the store is not on this master."""
-    root = Path(__opts__.get("webfarm_store", store.ROOT))
-    return store.Store(root).digest if root.is_dir() else None
-
-
-def _pillar_minions():
-    named = __opts__.get("webfarm_pillar_minion")
-    if named:
-        return [names.check(named, "webfarm_pillar_minion")]
-    own = str(__opts__["id"]).removesuffix("_master")
-    with salt.key.get_key(__opts__) as keys:
-        accepted = keys.list_keys().get("minions", [])
-    return [own, *[minion for minion in sorted(accepted) if minion != own]]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import salt.client
 from webfarm.errors import BadName, WebfarmError
 
 ROOT = Path(__file__).parents[2]
@@ -27,8 +28,8 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     opts = {"cachedir": str(tmp_path), "id": "master_master", "fun": "upgrade.farm"}
     vars(module).update({"__opts__": opts})
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module.salt.client, "get_local_client", lambda **_: Client())
-    monkeypatch.setattr(module, "_topology", lambda: None)
+    monkeypatch.setattr(salt.client, "get_local_client", lambda **_: Client())
+    monkeypatch.setattr(module.salt_master, "topology", lambda opts: None)
     return module
 
 
@@ -96,10 +97,10 @@ def test_out_json_gets_the_whole_data_and_nothing_else(
 def test_a_name_that_is_none_is_refused_before_anything_is_asked(
     runner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def touched() -> Any:
+    def touched(opts: Any) -> Any:
         raise AssertionError("the pillar was compiled")
 
-    monkeypatch.setattr(runner, "_topology", touched)
+    monkeypatch.setattr(runner.salt_master, "topology", touched)
     assert "nothing was changed" in runner.farm("site 1", "farm2")["data"]["message"]
     assert "float" in runner.farm("site1", "farm2", release=2026.11)["data"]["message"]
     del runner.__opts__["fun"]  # called from a program
