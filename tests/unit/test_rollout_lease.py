@@ -21,6 +21,7 @@ from webfarm.rollout.lease import (
     this_process,
     unlock,
 )
+from webfarm.rollout.model import Goal, Run
 
 
 @dataclass
@@ -232,6 +233,23 @@ def test_a_beat_is_cheap_until_it_is_needed(world: World) -> None:
     world.clock.sleep(59)
     hold.confirm()
     assert {row["beat"] for row in holders(world.connection)} == {world.clock.up - 59}
+
+
+def test_s5_who_has_lost_the_site_writes_nothing_more(world: World) -> None:
+    goal = Goal("site1", "farm1", "2026.11.2", "8.2.36", "2")
+    journal = Journal(world.connection)
+    hold = Hold([world.lease(100)])
+    hold.take("farm1")
+    journal.guard = hold.confirm
+    run, _ = journal.begin_run(Run("upgrade", (goal,)), "user100", 1.0)
+    world.clock.sleep(61)  # it was suspended
+    with pytest.raises(Held, match="expired"):
+        journal.end_run(run, "paused", {}, 2.0)
+    world.lease(200).take("farm1")
+    with pytest.raises(Held, match="another took over"):
+        journal.end_run(run, "paused", {}, 2.0)
+    assert journal.run(run)["state"] == "running"
+    assert not world.connection.in_transaction
 
 
 # -- unlock --------------------------------------------------------------------------------------

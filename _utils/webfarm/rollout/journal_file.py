@@ -9,7 +9,8 @@ import os
 import sqlite3
 import stat
 import time
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from webfarm.errors import WebfarmError
@@ -99,14 +100,24 @@ class transaction:
 
 
 class Book:
-    """What is kept in the journal's database; each write is one transaction of :meth:`write`."""
+    """What is kept in the journal's database; each write is one transaction of :meth:`write`.
+
+    guard
+        Called within each transaction before anything is written; what it raises, such as
+        :class:`lease.Held` by ``Hold.confirm``, forbids the write. None: nothing does.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
+        self.guard: Callable[[], None] | None = None
 
-    def write(self) -> transaction:
+    @contextmanager
+    def write(self) -> Iterator[None]:
         """A transaction; whoever else writes waits for its end."""
-        return transaction(self.connection)
+        with transaction(self.connection):
+            if self.guard is not None:
+                self.guard()
+            yield
 
 
 def _make(path: Path) -> None:
