@@ -90,6 +90,7 @@ class Conductor:
         try:
             hold.take(describe(run))
             self.cluster.hold = hold
+            self.journal.guard = hold.confirm
             return _Conducted(self, run, sites, hold).conduct(wish)
         except sqlite3.Error as error:
             raise WebfarmError(
@@ -98,6 +99,7 @@ class Conductor:
             ) from error
         finally:
             self.cluster.hold = None
+            self.journal.guard = None
             with suppress(sqlite3.Error):
                 hold.release()
 
