@@ -80,3 +80,25 @@ def pillar() -> dict[str, Any]:
 def hostile_name(request: pytest.FixtureRequest) -> object:
     """A name that no function may let through."""
     return request.param
+
+
+class Early:
+    """Says at once which test failed and why in a line; the rest comes at the end, as ever."""
+
+    def __init__(self, terminal: Any) -> None:
+        self.terminal = terminal
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = crash.message.split("\n")[0] if crash else ""
+            self.terminal.ensure_newline()
+            self.terminal.write_line(f"FAILED {report.nodeid} ({report.when}): {why[:200]}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Early(terminal))
