@@ -9,27 +9,23 @@ CPU time per request.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import jinja2
+sys.path.insert(0, str(Path(__file__).parents[1] / "_utils"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/functional"))
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "_utils"))
+from haproxy_world import RELEASES, Haproxy, Server, World, world
+from loopback import NET, wait_for
 
-from webfarm.haproxy import farms, sites
-from webfarm.haproxy.runtime import Balancer, Settings
-
-ROOT = Path(__file__).parent.parent
-NET = f"127.{70 + os.getpid() % 150}"
-RELEASE = "2026.11.1"
 NGINX = """
 worker_processes auto;
 pid {folder}/nginx.pid;
@@ -55,165 +51,59 @@ http {{
 """
 
 
-class Processes:
-    """What was started, to be ended in any case."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.started: list[subprocess.Popen[bytes]] = []
-
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
-        with (self.folder / "log").open("ab") as log:
-            self.started.append(subprocess.Popen(command, stdout=log, stderr=log))
-        return self.started[-1]
-
-    def stop(self) -> None:
-        for process in self.started:
-            process.terminate()
-        for process in self.started:
-            process.wait(20)
-
-    def cpu(self, processes: list[subprocess.Popen[bytes]]) -> float:
-        """Seconds of CPU that these have used."""
-        ticks = 0
-        for process in processes:
-            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+def cpu(hops: list[Haproxy]) -> float:
+    """Seconds of CPU that these have used."""
+    ticks = 0
+    for pid in (pid for hop in hops for pid in hop.pids()):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def render(template: str, **context: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ROOT / "salt" / "haproxy" / "files"),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template(template).render(**context)
-
-
-def balancer(folder: Path, name: str) -> Balancer:
-    home = folder / name
-    home.mkdir()
-    return Balancer(
-        Settings(
-            f"{home}/admin.sock", None, f"{home}/maps", f"{home}/servers.state", f"{home}/lock"
+@contextlib.contextmanager
+def nginx(folder: Path) -> Iterator[None]:
+    """The web servers, which answer 500 bytes."""
+    config = folder / "nginx.conf"
+    config.write_text(NGINX.format(folder=folder, net=NET, release=RELEASES[0], body="x" * 500))
+    with (folder / "nginx.out").open("wb") as log:
+        process = subprocess.Popen(
+            ["/usr/sbin/nginx", "-c", config, "-p", folder], stdout=log, stderr=log
         )
-    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
-def launch(processes: Processes, name: str, text: str, api: Balancer) -> subprocess.Popen[bytes]:
-    config = processes.folder / name / "haproxy.cfg"
-    config.write_text(text)
-    process = processes.start("/usr/sbin/haproxy", "-db", "-f", str(config))
-    end = time.monotonic() + 10
-    while not api.running():
-        if time.monotonic() > end or process.poll() is not None:
-            raise SystemExit(f"{name} did not start: haproxy -c -f {config}")
-        time.sleep(0.05)
-    return process
-
-
-def build(processes: Processes) -> dict[str, tuple[str, list[subprocess.Popen[bytes]]]]:
-    """Start all; returns row -> (URL, the HAProxy processes on its way)."""
-    folder = processes.folder
-    (folder / "nginx.conf").write_text(
-        NGINX.format(folder=folder, net=NET, release=RELEASE, body="x" * 500)
-    )
-    processes.start("/usr/sbin/nginx", "-c", f"{folder}/nginx.conf", "-p", str(folder))
-    site = balancer(folder, "site")
-    servers = {
-        f"site1-farm1-ws{n}": {
-            "address": f"{NET}.1.{n}",
-            "port": 18080,
-            "weight": 100,
-            "max_children": 1000,
-        }
-        for n in (1, 2)
-    }
-    table = {f: {"sticky_servers": False, "servers": servers} for f in ("farm1", "farm2")}
-    paths = {
-        "socket": site.settings.socket,
-        "maps": site.settings.maps,
-        "state_file": site.settings.state_file,
-    }
-    farms.ensure(site, dict.fromkeys(table, 1), RELEASE)
-    text = render(
-        "site.cfg.j2",
-        site="site1",
-        farms=table,
-        balancers=1,
-        primaries=["127.0.0.1"],
-        siblings=[],
-        floor="strict",
-        bind=f"{NET}.0.1:18001",
-        management=f"{NET}.0.1:18404",
-        **paths,
-    )
-    one = launch(processes, "site", text, site)
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=shop.example",
-            "-keyout",
-            f"{folder}/key",
-            "-out",
-            f"{folder}/chain",
-        ],
-        check=True,
-        capture_output=True,
-    )
-    (folder / "pem").write_text((folder / "chain").read_text() + (folder / "key").read_text())
+def build(made: World) -> dict[str, tuple[str, list[Haproxy]]]:
+    """Start the balancers; returns row -> (URL, those on its way)."""
+    for farm in ("farm1", "farm2"):
+        for number in (1, 2):
+            server = Server(f"site1-{farm}-ws{number}", farm, f"{NET}.1.{number}")
+            made.servers[server.id] = server
+    site = made.add_site_balancer()
     found = {
         "direct: nginx": (f"http://{NET}.1.1:18080/", []),
-        "one layer: site": (f"http://{NET}.0.1:18001/", [one]),
+        "one layer: site": (f"http://{site.context['bind']}/", [site]),
     }
-    for number, (row, scheme) in enumerate(
-        {
-            "two layers: primary (clear) and site": "http",
-            "two layers: primary (TLS) and site": "https",
-        }.items(),
-        2,
+    for row, scheme in (
+        ("two layers: primary (clear) and site", "http"),
+        ("two layers: primary (TLS) and site", "https"),
     ):
-        primary = balancer(folder, scheme)
-        sites.ensure(primary, {"site1": 1})
-        paths = {
-            "socket": primary.settings.socket,
-            "maps": primary.settings.maps,
-            "state_file": primary.settings.state_file,
-        }
-        address = f"{NET}.0.{number}"
-        table2 = {"site1": {"balancers": {"site1-lb1": {"address": f"{NET}.0.1", "port": 18001}}}}
-        text = render(
-            "primary.cfg.j2",
-            sites=table2,
-            domain="shop.example",
-            certificate=f"{folder}/pem",
-            bind_https=f"{address}:18443",
-            bind_http=f"{address}:18080",
-            management=f"{address}:18404",
-            **paths,
-        )
+        primary = made.add_primary({"site1": [site]})
         if scheme == "http":
-            text = re.sub(r" ssl crt \S+ alpn \S+", "", text)
-        two = launch(processes, scheme, text, primary)
-        found[row] = (f"{scheme}://{address}:18443/", [two, one])
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        try:
-            with urllib.request.urlopen(found["two layers: primary (clear) and site"][0]) as answer:
-                if answer.headers["X-Webfarm-Release"] == RELEASE:
-                    return found
-        except OSError:
-            time.sleep(0.2)
-    raise SystemExit(f"the layers do not answer, see {folder}/log")
+            clear = re.sub(r" ssl crt \S+ alpn \S+", "", primary.config.read_text())
+            primary.config.write_text(clear)
+            primary.restart()
+        found[row] = (f"{scheme}://{primary.context['bind']}/", [primary, site])
+
+    def answers() -> bool:
+        with urllib.request.urlopen(found["two layers: primary (clear) and site"][0]) as answer:
+            return bool(answer.headers["X-Webfarm-Release"] == RELEASES[0])
+
+    wait_for(answers, "the layers answer")
+    return found
 
 
 def wrk(url: str, options: argparse.Namespace, close: bool) -> tuple[float, float]:
@@ -248,21 +138,23 @@ def main() -> None:
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="webfarm-benchmark-"))
     folder.chmod(0o755)
-    processes = Processes(folder)
     try:
-        rows = build(processes)
-        for close in (False, True):
-            results: dict[str, list[tuple[float, float, float]]] = {row: [] for row in rows}
-            for _ in range(options.rounds):
-                for row, (url, hops) in rows.items():
-                    before = processes.cpu(hops)
-                    rate, tail = wrk(url, options, close)
-                    used = processes.cpu(hops) - before
-                    results[row].append((rate, tail, used / (rate * options.seconds) * 1e6))
-            show("connection: close" if close else "keep-alive", results, options)
+        with nginx(folder), world(folder) as made:
+            measure(build(made), options)
     finally:
-        processes.stop()
         shutil.rmtree(folder)
+
+
+def measure(rows: dict[str, tuple[str, list[Haproxy]]], options: argparse.Namespace) -> None:
+    for close in (False, True):
+        results: dict[str, list[tuple[float, float, float]]] = {row: [] for row in rows}
+        for _ in range(options.rounds):
+            for row, (url, hops) in rows.items():
+                before = cpu(hops)
+                rate, tail = wrk(url, options, close)
+                used = cpu(hops) - before
+                results[row].append((rate, tail, used / (rate * options.seconds) * 1e6))
+        show("connection: close" if close else "keep-alive", results, options)
 
 
 def show(
