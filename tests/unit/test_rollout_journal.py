@@ -209,7 +209,9 @@ def test_a_server_is_brought_back_while_an_upgrade_is_unfinished(
         journal.end_run(run, "paused", {}, 2.0)
     assert journal.begin_run(SERVER, "reactor", 3.0) == (run + 1, False)
     assert journal.run(run)["state"] == state
+    journal.wish(run + 1, Wish("abort", "bob"), 3.0)
     assert journal.begin_run(SERVER, "reactor", 4.0) == (run + 1, True)
+    assert journal.wished(run + 1) == Wish("abort", "bob")
     assert journal.begin_run(RUN, "alice", 5.0) == (run, True)
     left = journal.run(run + 1)
     assert (left["state"], left["ended"]) == ("failed", 5.0)
