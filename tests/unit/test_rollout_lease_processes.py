@@ -65,7 +65,7 @@ for n in range(25):
     lease.renew()
     journal.unfinished(), journal.rollouts(), journal.records(), journal.quarantined()
     Journal(connect(sys.argv[1])).runs()
-    time.sleep(0.01)
+    time.sleep(0.05)
 journal.end(rollout, "done", {}, time.time())
 journal.end_run(run, "done", {}, time.time())
 lease.release()

@@ -20,6 +20,7 @@ from webfarm import names
 from webfarm.errors import WebfarmError
 from webfarm.rollout import arguments
 from webfarm.rollout.journal_file import transaction
+from webfarm.rollout.journal_runs import age
 from webfarm.rollout.ledger import line, note
 
 LEASE_SECONDS = 60.0
@@ -273,7 +274,7 @@ def held_by(row: sqlite3.Row, now: float) -> str:
     """Who holds the site, for a message."""
     return (
         f"{row['site']} is held by {row['holder']} on {row['host']} (pid {row['pid']}) since "
-        f"{max(0, int(now - row['since']))} s: {row['doing']}. See `salt-run upgrade.status`; "
+        f"{age(now - row['since'])}: {row['doing']}. See `salt-run upgrade.status`; "
         f"wait for it, or `salt-run upgrade.pause` it; if its process can never go on, "
         f"`salt-run upgrade.unlock {row['site']} reason='…'`"
     )
