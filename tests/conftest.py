@@ -93,8 +93,7 @@ class Early:
         if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
             why = crash.message.split("\n")[0] if crash else ""
-            self.terminal.ensure_newline()
-            self.terminal.write_line(f"FAILED {report.nodeid} ({report.when}): {why[:200]}")
+            self.terminal.write_line(f"\nFAILED {report.nodeid} ({report.when}): {why[:200]}")
 
 
 @pytest.hookimpl(trylast=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from versions_world import wait_for
+from loopback import wait_for
 from webfarm.errors import BadName, WebfarmError
 from webfarm.files import Locked
 from webfarm.hold import BadHold, Holds, StaleHold
@@ -57,7 +57,7 @@ class Other:
         return self.mark.with_name(f"{self.mark.name}.{what}").exists()
 
     def begun(self) -> "Other":
-        wait_for(lambda: self.has("begun"), 30, "the change has begun")
+        wait_for(lambda: self.has("begun"), "the change has begun")
         return self
 
     def go(self) -> None:
