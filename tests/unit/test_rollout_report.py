@@ -99,6 +99,31 @@ def test_the_live_table_ends_with_what_came_of_it() -> None:
     assert not screen.live.is_started
 
 
+class Gone(Terminal):
+    def write(self, text: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+@pytest.mark.parametrize("make", [Lines, Screen])
+def test_a_terminal_that_is_gone_stops_nothing(make: Any) -> None:
+    watcher = make(Gone())
+    play(watcher)
+    watcher.run_finished(END)
+    watcher.close()
+
+
+def test_the_live_table_says_where_the_run_waits_next() -> None:
+    screen = Screen(Terminal())
+    screen.expects({0: "by carol", 4: "by dave"})
+    try:
+        play(screen, 2)
+        screen.step_started(STEP, 0.5)
+        text = drawn(screen)
+    finally:
+        screen.close()
+    assert "after site1 farm5 it waits for an approval by dave" in text
+
+
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     play(watcher_for(io.StringIO(), quiet=True))
     assert capsys.readouterr() == ("", "")

@@ -133,6 +133,20 @@ def test_ctrl_c_asks_to_stop_and_a_second_one_changes_nothing(
     assert "upgrade.resume` goes on from there" in capsys.readouterr().err
 
 
+def test_a_terminal_that_hangs_up_does_not_stop_a_run(
+    runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def upgrade(context: Any, *_: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return {**DONE, "asked": context.interrupted()}
+
+    monkeypatch.setattr(runner.commands, "upgrade", upgrade)
+    before = signal.getsignal(signal.SIGHUP)
+    del runner.__opts__["fun"]
+    assert runner.farm("site1", "farm2")["asked"] is False
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
 def test_ctrl_c_while_watching_says_that_the_run_goes_on(
     runner: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,13 +5,13 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 from webfarm import names
 from webfarm.errors import WebfarmError
 from webfarm.rollout import arguments, estimate, windows
 from webfarm.rollout import plan_id as plan_id_
+from webfarm.rollout.approvals import approvals
 from webfarm.rollout.context import Context
 from webfarm.rollout.engine import command, describe
 from webfarm.rollout.journal_runs import asks_the_same
@@ -150,20 +150,6 @@ def refuse_bad(context: Context, run: Run) -> None:
     for release in dict.fromkeys(goal.release for goal in run.goals):
         if release in marked:
             raise WebfarmError(bad_words(release, marked[release]))
-
-
-def approvals(run: Run, sites: Mapping[str, Site]) -> dict[int, str]:
-    """After which of the run's farms it waits for somebody, and for whom."""
-    points = {}
-    for number, (goal, after) in enumerate(pairwise(run.goals)):
-        policy = sites[goal.site].policy
-        if (
-            policy.approve == "farm"
-            or (policy.approve == "canary" and number == 0)
-            or (policy.approve == "site" and goal.site != after.site)
-        ):
-            points[number] = f"by {' or '.join(policy.approvers) or 'anybody'}"
-    return points
 
 
 # -- what is seen --------------------------------------------------------------------------------

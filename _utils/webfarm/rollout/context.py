@@ -10,6 +10,7 @@ from typing import Any
 from webfarm.errors import WebfarmError
 from webfarm.rollout import arguments
 from webfarm.rollout import journal as journal_
+from webfarm.rollout.approvals import approvals
 from webfarm.rollout.cluster import Clock, Cluster
 from webfarm.rollout.journal import Journal
 from webfarm.rollout.lease import LEASE_SECONDS, Process, is_dead
@@ -65,6 +66,7 @@ class Context:
 
     def conduct(self, run: Run, wish: Wish | None = None) -> dict[str, Any]:
         """Hold the run's sites in this process and bring the run to its end, or to a pause."""
+        self.watcher.expects(approvals(run, self.in_force(run)))
         with self.journal(make=True) as journal:
             conductor = Conductor(
                 self.topology,

@@ -2,14 +2,18 @@
 
 import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 
 class Interrupts:
     """Within the block SIGINT and SIGTERM ask to stop after the current step; again is no more.
 
+    A terminal that hangs up stops nothing: a farm that nobody brings back into service is worse
+    than a run that nobody watches.
+
     words
-        What is said then; empty: nothing.
+        What is said when asked; empty: nothing.
     ends
         The process ends after the block, so that a further signal must not cut off what is shown.
     """
@@ -25,9 +29,14 @@ class Interrupts:
         return self._asked
 
     def __enter__(self) -> "Interrupts":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        handlers: dict[signal.Signals, Any] = {
+            signal.SIGINT: self._handle,
+            signal.SIGTERM: self._handle,
+            signal.SIGHUP: signal.SIG_IGN,
+        }
+        for number, handler in handlers.items():
             try:
-                self._before[number] = signal.signal(number, self._handle)
+                self._before[number] = signal.signal(number, handler)
             except ValueError:  # not in the main thread: salt-api or a reactor, nobody types there
                 break
         return self
@@ -39,4 +48,5 @@ class Interrupts:
     def _handle(self, *_: object) -> None:
         self._asked = True
         if self.words:
-            sys.stderr.write(f"\n{self.words}\n")
+            with suppress(OSError):
+                sys.stderr.write(f"\n{self.words}\n")

@@ -1,6 +1,7 @@
 """Show a run as one line a step: for a log, a pipe, a terminal that is none."""
 
 import time
+from contextlib import suppress
 from typing import TextIO
 
 from webfarm.rollout.model import Goal, Run, Step, listed
@@ -19,8 +20,9 @@ class Lines(Watcher):
         self.run: Run | None = None
 
     def _say(self, text: str) -> None:
-        self.stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-        self.stream.flush()
+        with suppress(OSError):  # a terminal that is gone is no reason to stop a run
+            self.stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+            self.stream.flush()
 
     def run_started(self, number: int, run: Run, resumed: bool) -> None:
         self.run = run
@@ -61,10 +63,15 @@ class Lines(Watcher):
 
 def position(run: Run | None, goal: Goal) -> str:
     """Which farm of how many, where there are several: `` (farm 2 of 8)``."""
-    if run is None or len(run.goals) < 2:
-        return ""
+    number = number_of(run, goal) if run and len(run.goals) > 1 else None
+    return "" if run is None or number is None else f" (farm {number + 1} of {len(run.goals)})"
+
+
+def number_of(run: Run, goal: Goal) -> int | None:
+    """Which of the run's farms it is, from 0."""
     places = [(one.site, one.farm) for one in run.goals]
-    return f" (farm {places.index((goal.site, goal.farm)) + 1} of {len(places)})"
+    place = (goal.site, goal.farm)
+    return places.index(place) if place in places else None
 
 
 def at_most(deadline: float | None) -> str:

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+MANY = 3  # farms; of more than that, those like the one before are not shown step by step
+
 
 def show_plan(data: Mapping[str, Any], stream: TextIO) -> None:
     """Write a plan; nothing, unless the data is a plan."""
@@ -16,8 +18,12 @@ def show_plan(data: Mapping[str, Any], stream: TextIO) -> None:
     console = Console(file=stream, width=wide, highlight=False)
     for site, policy in data.get("policy", {}).items():
         _policy(console, site, policy)
-    for farm in data.get("farms", ()):
-        _farm(console, farm)
+    shown: dict[str, Any] = {}
+    farms = data.get("farms", ())
+    for farm in farms:
+        alike = len(farms) > MANY and _shape(farm) == shown.get(farm["site"])
+        shown[farm["site"]] = _shape(farm)
+        _farm(console, farm, alike)
 
 
 def _policy(console: Console, site: str, policy: Mapping[str, Any]) -> None:
@@ -36,14 +42,22 @@ def _policy(console: Console, site: str, policy: Mapping[str, Any]) -> None:
     console.print()
 
 
-def _farm(console: Console, farm: Mapping[str, Any]) -> None:
+def _shape(farm: Mapping[str, Any]) -> Any:
+    """What makes the steps of two farms the same to a reader."""
+    steps = farm.get("steps", ())
+    return [(step["step"], step["capacity"]) for step in steps]
+
+
+def _farm(console: Console, farm: Mapping[str, Any], alike: bool) -> None:
     console.print(Text(f"{farm['site']} {farm['farm']} to {farm['release']}", "bold"))
     console.print(f"  now: {farm['now']}", markup=False)
     for reason in farm.get("refused", ()):
         console.print(Text(f"  refused: {reason}", "red"))
     if "load_without" in farm:
         console.print(f"  load: the other farms would be used at {farm['load_without']}")
-    if farm.get("steps"):
+    if farm.get("steps") and alike:
+        console.print("  the same steps and capacities as the farm above")
+    elif farm.get("steps"):
         table = Table(box=None, pad_edge=False, padding=(0, 2))
         for heading in ("  step", "capacity", "at most", "where", "why"):
             table.add_column(heading, overflow="fold")

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TextIO
 
 from rich.console import Console, Group
@@ -10,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from webfarm.rollout.lines import at_most, told
+from webfarm.rollout.lines import at_most, number_of, told
 from webfarm.rollout.model import Goal, Run, Step, listed
 from webfarm.rollout.run import describe
 from webfarm.rollout.watcher import Done, Outcome, RunOutcome, Watcher
@@ -29,6 +30,7 @@ class Screen(Watcher):
         self.console = Console(file=stream)
         self.live = Live(console=self.console)
         self.hint = ""
+        self.approvals: Mapping[int, str] = {}
         self.title = ""
         self.run: Run | None = None
         self.goal: Goal | None = None
@@ -49,13 +51,12 @@ class Screen(Watcher):
             parts.append(Text(self.end.message, "green" if self.end.ok else "red"))
             parts += [Text(outcome.cluster) for outcome in self.end.outcomes[-1:]]
         elif self.current is not None:
-            parts.append(Text(self.hint, "dim"))
+            parts += [Text(line, "dim") for line in (self._approval(), self.hint) if line]
         return Group(*parts)
 
     def _farms(self, goals: Sequence[Goal]) -> Table:
         table = Table(box=None, pad_edge=False, show_header=False)
-        places = [(goal.site, goal.farm) for goal in goals]
-        at = places.index((self.goal.site, self.goal.farm)) if self.goal else 0
+        at = self._at()
         for number, goal in enumerate(goals):
             if abs(number - at) > AROUND:
                 continue
@@ -68,6 +69,22 @@ class Screen(Watcher):
             name = f"{number + 1}/{len(goals)} {goal.site} {goal.farm}"
             table.add_row(Text(mark, colour), name, took, Text(said, colour))
         return table
+
+    def _at(self) -> int:
+        """The number of the current farm."""
+        if self.run is None or self.goal is None:
+            return 0
+        return number_of(self.run, self.goal) or 0
+
+    def _approval(self) -> str:
+        """Where the run waits next, and for whom."""
+        ahead = [number for number in self.approvals if number >= self._at()]
+        if self.run is None or not ahead:
+            return ""
+        goal = self.run.goals[min(ahead)]
+        return (
+            f"after {goal.site} {goal.farm} it waits for an approval {self.approvals[min(ahead)]}"
+        )
 
     def _steps(self) -> Table:
         table = Table(box=None, pad_edge=False)
@@ -97,6 +114,9 @@ class Screen(Watcher):
 
     # -- what happens ----------------------------------------------------------------------------
 
+    def expects(self, approvals: Mapping[int, str]) -> None:
+        self.approvals = approvals
+
     def run_started(self, number: int, run: Run, resumed: bool) -> None:
         self.run = run
         again = ", taken up again" if resumed else ""
@@ -109,9 +129,10 @@ class Screen(Watcher):
         )
         self.ends.clear()
         self.rows, self.current, self.goal, self.end = [], None, None, None
-        self.live.stop()
+        self.close()
         self.live = Live(self, console=self.console, refresh_per_second=4)
-        self.live.start()
+        with suppress(OSError):
+            self.live.start()
 
     def rollout_started(self, goal: Goal, rollout: int, resumed: bool) -> None:
         self.goal = goal
@@ -143,8 +164,9 @@ class Screen(Watcher):
         self.close()
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
-        self.live.stop()
+        """Leave the terminal as it was; one that is gone is no reason to stop a run."""
+        with suppress(OSError):
+            self.live.stop()
 
 
 def _share(capacity: float) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from webfarm import names
 from webfarm.errors import WebfarmError
 from webfarm.rollout import arguments, windows
+from webfarm.rollout.approvals import approvals
 from webfarm.rollout.context import Context
 from webfarm.rollout.engine import describe
 from webfarm.rollout.follow import Follower
@@ -93,24 +94,26 @@ def watch(context: Context, id: object = None) -> Data:
     """Follow a run until it ends or pauses; its data, and so its exit code, are the run's."""
     with context.journal() as journal:
         number = the_run(journal, id, ended=True)["id"]
+        run = journal.run(number)["run"]
+        context.watcher.expects(approvals(run, context.in_force(run)))
         follower = Follower(journal, number, context.watcher)
         alone = 0  # looks in a row that found nobody at it
         while True:
             follower.look(context.clock.time())
-            run = journal.run(number)
-            if run["state"] != "running":
-                follower.finish(run)
-                return {"result": False, "run": number, **(run["outcome"] or {})}
-            alone = 0 if conducted(context, journal, run) else alone + 1
+            row = journal.run(number)
+            if row["state"] != "running":
+                follower.finish(row)
+                return {"result": False, "run": number, **(row["outcome"] or {})}
+            alone = 0 if conducted(context, journal, row) else alone + 1
             if alone > 1:
                 return {
                     "result": False,
-                    **plain(run),
+                    **plain(row),
                     "message": f"nobody conducts run {number} any more: its process is gone",
                     "next": f"salt-run upgrade.resume {number}",
                 }
             if context.interrupted():
-                return {"result": True, **plain(run), "message": f"run {number} goes on"}
+                return {"result": True, **plain(row), "message": f"run {number} goes on"}
             context.clock.sleep(LOOK_SECONDS)
 
 

@@ -128,6 +128,9 @@ class RunOutcome:
 class Watcher:
     """Every hook does nothing; a subclass overrides what it needs."""
 
+    def expects(self, approvals: Mapping[int, str]) -> None:
+        """Before the run: after which of its farms (0, 1, …) somebody must say yes, and who."""
+
     def run_started(self, number: int, run: Run, resumed: bool) -> None:
         """The leases are held, the run is in the journal."""
 
