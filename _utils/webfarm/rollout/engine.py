@@ -228,7 +228,9 @@ class Engine:
             return self._outcome(
                 "nothing", f"{what} is in service on {goal.release}: nothing to do", left_out
             )
-        return self._outcome("done", f"{what} is in service on {goal.release}", left_out)
+        cut = sum(int(str(done.evidence.get("cut", 0))) for done in self.done)
+        lost = f"; {cut} requests were cut (on_deadline: force)" if cut else ""
+        return self._outcome("done", f"{what} is in service on {goal.release}{lost}", left_out)
 
     def _abort(self, wish: Wish) -> Outcome | None:
         """Into service as soon as that is safe: back when no session can have seen the release."""
