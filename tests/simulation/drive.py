@@ -1,242 +1,257 @@
-"""Drive the real engine and journal over a simulated site, faults and crashes from one seed."""
+"""One seed: a cluster, its faults and its operators, from one release to the third.
+
+Each release has two parts. First everything may go wrong while operators interfere; then nothing
+more does, and whoever is on duty goes on until the run is at its end (S6). What is drawn from the
+seed is the shape of the cluster, the policy, and which kinds of trouble there are.
+"""
 
 import copy
-import sqlite3
+import random
+import shutil
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from webfarm.rollout import journal as journal_
-from webfarm.rollout.engine import Engine
-from webfarm.rollout.journal import Journal
-from webfarm.rollout.lease import Lease, Process
-from webfarm.rollout.model import Goal
-from webfarm.rollout.watcher import Outcome
+from webfarm.releases import order_key
+from webfarm.rollout import commands, control
+from webfarm.rollout.context import Context
 
-from .world import Broken, World
+from .controller import Controller, Master
+from .faults import FAULTS, Faults, flaw
+from .operators import OPERATORS, Operators
+from .sessions import Broken
+from .world import World
 
-
-class Crash(BaseException):
-    """The master's power is gone; not an Exception, nothing may handle it."""
-
-
-class CrashingJournal(Journal):
-    """Dies before or after the write with number ``at``."""
-
-    def __init__(self, connection: sqlite3.Connection, at: float, after: bool) -> None:
-        super().__init__(connection)
-        self.left = at
-        self.after = after
-
-    def _write(self, write: Callable[[], Any]) -> Any:
-        self.left -= 1
-        if self.left == 0 and not self.after:
-            raise Crash
-        result = write()
-        if self.left == 0:
-            raise Crash
-        return result
-
-    def intend(self, *args: Any) -> int:
-        return int(self._write(lambda: Journal.intend(self, *args)))
-
-    def settle(self, *args: Any) -> None:
-        self._write(lambda: Journal.settle(self, *args))
-
-    def remember(self, *args: Any) -> None:
-        self._write(lambda: Journal.remember(self, *args))
-
-    def end(self, *args: Any) -> None:
-        self._write(lambda: Journal.end(self, *args))
+FIRST, SECOND, THIRD = "2026.11.1", "2026.11.2", "2026.11.10"
+TROUBLED_SECONDS = 250.0
+LONGEST = 7200.0  # nothing that an operator types may take longer when nothing is wrong
+ATTEMPTS = 8
+KINDS = (*FAULTS, *OPERATORS, "flaw", "unmoved", "forgetful")
 
 
-@dataclass
-class Drive:
-    """A world and the journal that outlives each crash of the engine."""
+@dataclass(frozen=True)
+class Plan:
+    """What a seed means."""
 
-    world: World
-    connection: sqlite3.Connection = field(default_factory=lambda: journal_.connect(":memory:"))
-    outcomes: list[Outcome] = field(default_factory=list)
-
-    def goal(self, farm: str, release: str) -> Goal:
-        """The goal, as a command would build it."""
-        pair = self.world.topology.releases[release]
-        return Goal("site1", farm, release, pair.php, pair.webapp)
-
-    def upgrade(self, farm: str, release: str, crash: float = 0, after: bool = False) -> Outcome:
-        """One run of the engine; raises :class:`Crash` at the journal's write ``crash``."""
-        goal = self.goal(farm, release)
-        engine = Engine(
-            self.world.site,
-            self.world,
-            CrashingJournal(self.connection, crash, after),
-            Lease(self.connection, "site1", "sim", Process("h", 1, "s", "b"), lambda _: True),
-            self.world,
-            lambda name: replace(
-                goal,
-                release=name,
-                php=self.world.topology.releases[name].php,
-                webapp=self.world.topology.releases[name].webapp,
-            ),
-        )
-        self.world.log(f"-- upgrade {farm} to {release}, crash at {crash}")
-        outcome = engine.run(goal)
-        self.world.log(f"-- {outcome.state}: {outcome.message}")
-        self.outcomes.append(outcome)
-        return outcome
-
-    def until_done(self, farm: str, release: str, attempts: int = 40) -> Outcome:
-        """Run and, after each crash or failure, run again."""
-        world = self.world
-        for _ in range(attempts):
-            crash = world.random.choice([0, 0, world.random.randrange(1, 40)])
-            try:
-                outcome = self.upgrade(farm, release, crash, world.random.random() < 0.5)
-            except Crash:
-                world.log("-- CRASH")
-                world.sleep(world.random.uniform(0, 20))
-                continue
-            self.never_orphaned(farm, outcome)
-            if outcome.ok:
-                return outcome
-            world.sleep(world.random.uniform(0, 30))
-        raise Broken(f"S6: {farm} did not get to {release} in {attempts} attempts")
-
-    def never_orphaned(self, farm: str, outcome: Outcome) -> None:
-        """S8: a rollout that has ended well leaves each server in service, or names it."""
-        if not outcome.ok:
-            return
-        for balancer in self.world.balancers.values():
-            if balancer.state[farm] != "open":
-                raise Broken(f"S8: {outcome.state}, but {farm} is {balancer.state[farm]}")
-        self.world.sleep(2)
-        for web in self.world.members(farm):
-            served = web.alive and web.release == outcome.goal.release
-            if not served and web.alive and web.name not in outcome.left_out:
-                raise Broken(f"S8: {web.name} is on {web.release} and nobody says so")
-
-
-THREE_FARMS = 3
+    seed: int
+    pillar: dict[str, Any]
+    sites: tuple[str, ...]
+    kinds: frozenset[str]
+    honours_moved: bool = True
+    releases: tuple[str, ...] = (SECOND, THIRD)
+    scopes: tuple[tuple[str | None, str | None], ...] = field(default=((None, None),))
 
 
 def pillar_of(
-    base: dict[str, Any], farms: int = THREE_FARMS, servers: int = 2, **policy: Any
+    base: dict[str, Any],
+    farms: int = 3,
+    servers: int = 2,
+    sites: tuple[str, ...] = ("site1",),
+    **policy: Any,
 ) -> dict[str, Any]:
-    """The example pillar with other farms in site1 and a third release."""
+    """The example pillar with these farms, this policy, and a third release."""
     pillar = copy.deepcopy(base)
-    site = pillar["sites"]["site1"]
+    pillar["sites"] = {name: pillar["sites"][name] for name in sites}
     numbers = range(1, servers + 1)
-    for farm in range(1, farms + 1):
-        site["farms"][f"farm{farm}"] = {
-            "memcached": [f"10.77.1.{100 + 10 * farm + n}:11211" for n in numbers],
-            "servers": {
-                f"site1-farm{farm}-ws{n}": {"address": f"10.77.1.{100 + 10 * farm + n}"}
-                for n in numbers
-            },
+    for name, site in pillar["sites"].items():
+        s = name.removeprefix("site")
+        site["farms"] = {
+            f"farm{f}": {
+                "memcached": [f"10.77.{s}.{100 + 10 * f + n}:11211" for n in numbers],
+                "servers": {
+                    f"{name}-farm{f}-ws{n}": {"address": f"10.77.{s}.{100 + 10 * f + n}"}
+                    for n in numbers
+                },
+            }
+            for f in range(1, farms + 1)
         }
-    site["policy"] = {"min_capacity": 0.5, "quiesce_seconds": 30, "soak_seconds": 3, **policy}
-    pillar["releases"]["2026.11.10"] = {"php": "8.2.36", "webapp": "10"}
+        site["policy"] = {
+            "min_capacity": 0.5,
+            "quiesce_seconds": 30,
+            "soak_seconds": 3,
+            "canary_soak_seconds": 6,
+            "answer_seconds": 10,
+            "gates": {"min_requests": 30, "latency_margin_ms": 4000, "latency_factor": 3.0},
+            **policy,
+        }
+    pillar["releases"][THIRD] = {"php": "8.2.36", "webapp": "10"}
     return pillar
 
 
-def faults(world: World, until: float = 400.0) -> None:
-    """Let things go wrong from now on: replies lost, minions silent, servers dead and back."""
-    choose = world.random
-    world.loss = choose.choice([0, 0, 0.02, 0.1])
-    world.refusal = choose.choice([0, 0, 0.02, 0.05])
-
-    def silence() -> None:
-        node = choose.choice([*world.balancers.values(), *world.web.values()])
-        node.minion = False
-        world.log(f"minion {node.name} is silent")
-        world.at(choose.uniform(1, 60), lambda: setattr(node, "minion", True))
-
-    def death() -> None:
-        name = choose.choice(list(world.web))
-        if all(web.alive for web in world.web.values()):
-            world.kill(name)
-            world.at(choose.uniform(1, 90), lambda: world.revive(name))
-
-    def outage() -> None:
-        farm = choose.choice(list(world.site.farms))
-        if all(web.alive for web in world.web.values()):
-            for web in world.members(farm):
-                world.kill(web.name)
-                world.at(choose.uniform(5, 40), lambda w=web: world.revive(w.name))
-
-    def again(what: Callable[[], None], mean: float) -> None:
-        if world.faults and world.now < start + until:
-            what()
-            world.at(choose.expovariate(1 / mean), lambda: again(what, mean))
-
-    world.faults = True
-    start = world.now
-    if choose.random() < 0.3:
-        for web in choose.sample(list(world.web.values()), choose.randrange(1, 4)):
-            web.bad.update(world.topology.releases)
-    if choose.random() < 0.6:
-        world.at(choose.uniform(0, 60), lambda: again(silence, 40))
-    if choose.random() < 0.6 and world.honours_moved:
-        world.at(choose.uniform(0, 60), lambda: again(death, 80))
-    if choose.random() < 0.3 and world.honours_moved:
-        world.at(choose.uniform(0, 100), lambda: again(outage, 150))
+def plan_of(seed: int, base: dict[str, Any], without: frozenset[str] = frozenset()) -> Plan:
+    """Everything that the seed decides, less the kinds of trouble in ``without``."""
+    chance = random.Random(f"{seed} plan")
+    sites = ("site1", "site2") if chance.random() < 0.1 else ("site1",)
+    farms = chance.choice([2, 3, 3])
+    servers = 4 if chance.random() < 0.15 else 2
+    policy: dict[str, Any] = {}
+    if chance.random() < 0.3:
+        policy["drain_seconds"] = 5
+    if chance.random() < 0.4:
+        policy["on_failure"] = chance.choice(["pause", "rollback"])
+    kinds = {kind for kind in FAULTS if chance.random() < 0.3}
+    kinds |= {kind for kind in OPERATORS if chance.random() < 0.3}
+    kinds |= {kind for kind in ("flaw", "unmoved", "forgetful") if chance.random() < 0.15}
+    moved = "unmoved" not in kinds
+    if not moved:  # then a dead farm's memory is trusted, which only an upgrade's flush mends
+        kinds -= {"death", "outage"}
+    scopes = [(None, None), ("site1", None), ("site1", "farm1")]
+    return Plan(
+        seed,
+        pillar_of(base, farms, servers, sites, **policy),
+        sites,
+        frozenset(kinds) - without,
+        "unmoved" not in kinds - without,
+        scopes=tuple(chance.choice(scopes) for _ in range(2)),
+    )
 
 
-def calm(drive: Drive) -> None:
-    """No more faults; everybody comes back, and who slept through an upgrade is brought to it."""
-    world = drive.world
-    world.faults = False
-    world.loss = world.refusal = 0
-    for web in world.web.values():
-        web.bad.clear()
-    world.sleep(100)  # what is dead or silent by then comes back by itself
-    for farm in world.site.farms:
-        fences = {balancer.release[farm] for balancer in world.balancers.values()}
-        states = {balancer.state[farm] for balancer in world.balancers.values()}
-        if states == {"open"} and len(fences) == 1:
-            drive.until_done(farm, fences.pop())
+class Drive:
+    """A world with its master, and what is done to them."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        shared = Path("/dev/shm")
+        folder = str(shared) if shared.is_dir() else None
+        self.folder = Path(tempfile.mkdtemp(prefix="webfarm-simulation-", dir=folder))
+        self.world = World(plan.seed, plan.pillar, plan.sites, honours_moved=plan.honours_moved)
+        self.master = Master(self.world, self.folder / "journal.sqlite")
+        self.master.knows_the_dead = "forgetful" not in plan.kinds
+        for site in plan.sites:
+            if self.world.topology.sites[site].policy.on_failure == "rollback":
+                self.world.judge.resets_are_allowed()
+        self.faults = Faults(self.world, self.master, plan.kinds, plan.seed)
+        self.operators = Operators(self.world, self.master, plan.kinds, plan.seed)
+
+    def run(self, work: Callable[["Drive"], None]) -> World:
+        """``work`` in this world; a broken promise shows the seed and the end of the trace."""
+        world = self.world
+        try:
+            with self.master.in_charge():
+                world.sleep(5)
+                work(self)
+        except Exception as error:
+            tail = "\n".join(world.trace[-60:])
+            raise AssertionError(f"seed {self.plan.seed}: {error}\n{tail}") from error
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return world
+
+    def command(self, what: str, command: Callable[[Context], dict[str, Any]]) -> Controller:
+        """Type a command and wait for its end."""
+        controller = self.operators.start(what, command)
+        self.wait(controller)
+        return controller
+
+    def wait(self, controller: Controller) -> None:
+        """Until it has ended."""
+        if not self.world.join(controller.actor, LONGEST):
+            raise Broken(f"S6: [{controller.pid}] {controller.what} does not end")
+
+    # -- the two parts ----------------------------------------------------------------------------
+
+    def troubled(self, release: str, scope: tuple[str | None, str | None]) -> None:
+        """Somebody upgrades while everything may go wrong."""
+        world, operators = self.world, self.operators
+        operators.release = release
+        end = world.now + TROUBLED_SECONDS
+        if "flaw" in self.plan.kinds and release == SECOND:
+            world.flaws[release] = flaw(random.Random(f"{self.plan.seed} flaw"))
+        self.faults.begin()
+        operators.begin()
+        operators.upgrade(*scope)
+        chance = random.Random(f"{self.plan.seed} {release} duty")
+        while world.now < end and (self.plan.kinds or operators.live):
+            world.sleep(chance.uniform(1, 20))
+            if not operators.live and chance.random() < 0.3:
+                operators.start("resume", control.resume)
+        operators.end()
+        self.faults.end()
+
+    def calm(self, release: str) -> None:
+        """Nothing goes wrong any more: the run comes to its end, and all farms to the release."""
+        world, operators = self.world, self.operators
+        for controller in operators.live:
+            self.wait(controller)
+        world.sleep(150)  # messages that are late arrive, leases of the dead expire
+        self.faults.repair()
+        chance = random.Random(f"{self.plan.seed} {release} calm")
+        if release in world.flaws:
+            self._off_the_flaw(release)
+            return
+        order: str | None = None
+        for _ in range(ATTEMPTS):
+            release = max([release, *self._fences()], key=order_key)  # somebody was faster
+            unfinished = self.unfinished()
+            if unfinished:
+                ends = control.abort if chance.random() < 0.3 else control.resume
+                self.command(f"{ends.__name__} {unfinished[0]}", partial(ends, id=unfinished[0]))
+                continue
+            to = partial(commands.upgrade, release=release, order=order)
+            upgrade = self.command(f"upgrade all to {release}", to)
+            if upgrade.result and upgrade.result["result"]:
+                self.at_rest(release)
+                return
+            if "upgrade another farm" in str(upgrade.result):
+                order = self._oldest_first()
+        raise Broken(f"S6: the farms did not get to {release} in {ATTEMPTS} attempts")
+
+    def _off_the_flaw(self, release: str) -> None:
+        """The release fails: its run is ended, and it is refused from now on."""
+        for _ in range(ATTEMPTS):
+            unfinished = self.unfinished()
+            if not unfinished:
+                break
+            self.command(f"abort {unfinished[0]}", partial(control.abort, id=unfinished[0]))
+        else:
+            raise Broken(f"S6: the runs to {release} could not be aborted")
+        self.command("bad", lambda c: control.bad(c, release, "it fails"))
+        again = self.command("upgrade", lambda c: commands.upgrade(c, release=release))
+        if "marked bad" not in again.error:
+            raise Broken(f"a release that is marked bad was not refused: {again.result}")
+        self.at_rest(None)
+        self.world.flaws.clear()  # where it runs, it is mended in place
+
+    def unfinished(self) -> list[int]:
+        with self.master.journal_of_now() as journal:
+            return [row["id"] for row in journal.unfinished()]
+
+    def _fences(self) -> set[str]:
+        return {release for b in self.world.balancers for release in b.live.release.values()}
+
+    def _oldest_first(self) -> str:
+        """The farms in the order in which each leaves another that may answer its sessions."""
+        farms = {
+            f"{place.name}/{farm}": max(b.live.generation[farm] for b in place.balancers.values())
+            for place in self.world.places.values()
+            for farm in place.farms
+        }
+        return ",".join(sorted(farms, key=lambda farm: (farms[farm], farm)))
+
+    def at_rest(self, release: str | None) -> None:
+        """S8: everything is in service and nothing is forgotten."""
+        world = self.world
+        world.sleep(3)
+        with self.master.journal_of_now() as journal:
+            named = {server for row in journal.quarantined() for server in [row["server"]]}
+        for place in world.places.values():
+            world.judge.at_rest(place, list(place.farms), dict.fromkeys(named, ""))
+            for web in place.web.values():
+                if release is not None and web.release != release:
+                    raise Broken(f"S8: {web.name} is still on {web.release}")
 
 
-def run(seed: int, base: dict[str, Any], with_faults: bool = True) -> World:
-    """One seed: all farms to the second release and on to the third, in an order of the seed."""
-    farms = 2 + seed % 2
-    servers = 4 if seed % 5 == 1 else 2
-    world = World(seed, pillar_of(base, farms, servers), honours_moved=seed % 4 != 3)
-    drive = Drive(world)
-    try:
-        world.sleep(5)
-        for release in ("2026.11.2", "2026.11.10"):
-            order = list(world.site.farms)
-            world.random.shuffle(order)
-            for farm in order:
-                if with_faults:
-                    faults(world)
-                    try:
-                        drive.until_done(farm, release, attempts=5)
-                    except Broken as broken:
-                        if not str(broken).startswith("S6"):
-                            raise
-                    calm(drive)
-                drive.until_done(farm, release)
-                world.sleep(world.random.uniform(0, 10))
-        for web in world.web.values():
-            if web.release != "2026.11.10":
-                raise Broken(f"S8: {web.name} is still on {web.release}")
-        world.sleep(20)
-    except Exception as error:
-        tail = "\n".join(world.trace[-60:])
-        raise AssertionError(f"seed {seed}: {error}\n{tail}") from error
-    return world
+def campaign(drive: Drive) -> None:
+    """All releases, one after the other."""
+    for release, scope in zip(drive.plan.releases, drive.plan.scopes, strict=True):
+        drive.troubled(release, scope)
+        drive.calm(release)
+        drive.world.sleep(drive.world.random.uniform(0, 10))
 
 
-def weakened(seed: int, base: dict[str, Any]) -> World:
-    """A farm is asked for while another one is short of a server: it must stay in service."""
-    world = World(seed, pillar_of(base, 2))
-    drive = Drive(world)
-    world.kill("site1-farm1-ws1")
-    world.sleep(100)
-    outcome = drive.upgrade("farm2", "2026.11.2")
-    states = {balancer.state["farm2"] for balancer in world.balancers.values()}
-    if outcome.state != "refused" or states != {"open"}:
-        raise AssertionError(f"seed {seed}: S4: {outcome.state}, farm2 is {states}")
-    return world
+def run(seed: int, base: dict[str, Any], without: frozenset[str] = frozenset()) -> World:
+    """One seed of the campaign; raises AssertionError with seed and trace."""
+    return Drive(plan_of(seed, base, without)).run(campaign)

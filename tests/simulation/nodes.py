@@ -1,0 +1,168 @@
+"""The nodes of a simulated site: balancers with their maps, web servers with their memcached."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from webfarm.topology import Site
+
+SAMPLES = 512  # HAProxy's TIME_STATS_SAMPLES
+
+
+class Refusal(Exception):
+    """A node's function raised: an explicit failure, with its text."""
+
+
+@dataclass
+class Node:
+    """What Salt reaches: ``busy_until`` is when a change that holds the node's lock ends."""
+
+    name: str
+    site: str
+    alive: bool = True
+    minion: bool = True
+    cut_until: float = 0.0  # what is sent until then arrives afterwards
+    busy_until: float = 0.0
+    running: set[str] = field(default_factory=set)
+    holds: dict[str, tuple[int, int]] = field(default_factory=dict)
+    boots: int = 0
+    died: float = -1e9
+    back: float = -1e9
+
+
+@dataclass
+class Web(Node):
+    """A web server and the memcached beside it."""
+
+    farm: str = ""
+    weight: int = 100
+    release: str = ""
+    ready: bool = True
+    staged: set[str] = field(default_factory=set)
+    bad: set[str] = field(default_factory=set)  # releases that do not start here
+    cache: dict[int, int] = field(default_factory=dict)
+    members: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Maps:
+    """The farm maps, as a balancer has them in memory and on disk."""
+
+    state: dict[str, str]
+    generation: dict[str, int]
+    release: dict[str, str]
+    newest: int
+    pick: dict[str, int]
+    pick_newest: dict[str, int]
+    amnesty: int = 0
+
+    def apply(self, wanted: Mapping[str, Any], most: int = 5) -> None:
+        """Change the maps one after the other, in haproxy.farms' order; ``most`` tears it."""
+        closing = any(value != "open" for value in wanted.get("state", {}).values())
+        last = ("pick", "state") if closing else ("state", "pick")
+        for name in ("release", "generation", "pick_newest", *last)[:most]:
+            if name == "generation":
+                self.newest = max(self.newest, wanted.get("newest", 0))
+                self.amnesty = max(self.amnesty, wanted.get("amnesty", 0))
+            if name.startswith("pick") and name in wanted:
+                setattr(self, name, dict(wanted[name]))
+            elif name in wanted:
+                getattr(self, name).update(wanted[name])
+
+
+@dataclass
+class Count:
+    """One farm's counters at one balancer, as HAProxy keeps them."""
+
+    in_flight: int = 0
+    requests: int = 0
+    errors: int = 0
+    time_sum: int = 0
+
+    def answered(self, error: bool, seconds: float) -> None:
+        """One request ended: HAProxy's ``swrate_add_dynamic``, a plain mean of the first ones."""
+        self.requests += 1
+        self.errors += error
+        if self.requests > SAMPLES:
+            self.time_sum -= (self.time_sum + SAMPLES - 1) // SAMPLES
+        self.time_sum += int(seconds * 1000)
+
+    @property
+    def response_ms(self) -> int:
+        """``rtime``: HAProxy's ``swrate_avg``."""
+        samples = max(1, min(self.requests, SAMPLES))
+        return (self.time_sum + samples - 1) // samples
+
+
+@dataclass
+class Balancer(Node):
+    """A site balancer: its maps, what its health checks say, and what it has counted."""
+
+    live: Maps = field(default_factory=lambda: Maps({}, {}, {}, 1, {}, {}))
+    disk: Maps = field(default_factory=lambda: Maps({}, {}, {}, 1, {}, {}))
+    up: dict[str, bool] = field(default_factory=dict)
+    counts: dict[str, Count] = field(default_factory=dict)
+    blinked: bool = False
+    touched: float = -1e9  # when a hand changed it
+
+    def restart(self) -> None:
+        """HAProxy starts from its disk, believes in every server, and has counted nothing."""
+        self.boots += 1
+        self.live = copy.deepcopy(self.disk)
+        self.up = dict.fromkeys(self.up, True)
+        self.counts = {farm: Count() for farm in self.counts}
+
+
+@dataclass
+class Place:
+    """One site: its plan and its nodes; ``database`` is the sessions' backing store."""
+
+    name: str
+    plan: Site
+    balancers: dict[str, Balancer]
+    web: dict[str, Web]
+    keeper: Node  # the database's minion
+    database: dict[int, int] = field(default_factory=dict)
+    farms: dict[str, list[Web]] = field(default_factory=dict)
+
+    def cache_of(self, member: str) -> Web:
+        """The server with the pool's member ``host:port``."""
+        host = member.rpartition(":")[0]
+        for farm in self.plan.farms.values():
+            for name, server in farm.servers.items():
+                if server.address == host:
+                    return self.web[name]
+        raise AssertionError(member)
+
+
+def place(name: str, plan: Site, release: str) -> Place:
+    """A bare site: every farm open on ``release`` with generation 1."""
+    farms = list(plan.farms)
+    web = {
+        server: Web(server, name, farm=farm, weight=at.weight, release=release, staged={release})
+        for farm, its in plan.farms.items()
+        for server, at in its.servers.items()
+    }
+    weights = {farm: its.weight for farm, its in plan.farms.items()}
+    maps = Maps(
+        dict.fromkeys(farms, "open"),
+        dict.fromkeys(farms, 1),
+        dict.fromkeys(farms, release),
+        1,
+        weights,
+        weights,
+    )
+    balancers = {
+        balancer: Balancer(
+            balancer,
+            name,
+            live=copy.deepcopy(maps),
+            disk=copy.deepcopy(maps),
+            up=dict.fromkeys(web, True),
+            counts={farm: Count() for farm in farms},
+        )
+        for balancer in plan.balancers
+    }
+    by_farm = {farm: [w for w in web.values() if w.farm == farm] for farm in farms}
+    return Place(name, plan, balancers, web, Node(plan.database.minion, name), farms=by_farm)
