@@ -136,7 +136,18 @@ def test_a_refusal_by_the_fence_is_no_error(cluster: World, balancer: Haproxy) -
 
 
 def refuse(server: Server) -> None:
-    server.release = "2026.10.1"
+    """It refuses every request, as before HAProxy has noticed that it runs another release."""
+
+    async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        status = "200 OK"
+        if b" /ready " not in await reader.readuntil(b"\r\n\r\n"):
+            status = "425 Too Early\r\nX-Webfarm-Fence: 2026.10.1"
+            server.answered["refused"] += 1
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
+        await writer.drain()
+        return True
+
+    server.exchange = exchange  # type: ignore[method-assign]
 
 
 def test_counters_begin_anew_after_a_reload(cluster: World, balancer: Haproxy) -> None:

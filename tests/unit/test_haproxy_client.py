@@ -96,16 +96,18 @@ def test_only_plain_commands_are_sent(listen: Callable[..., Listener], command: 
 
 
 def test_a_silent_haproxy_costs_the_deadline_and_no_more(listen: Callable[..., Listener]) -> None:
-    listener = listen(lambda c, line: time.sleep(1))
+    given_up = threading.Event()
+    listener = listen(lambda c, line: given_up.wait(60) and None)
     begin = time.monotonic()
     with pytest.raises(BalancerError, match=r"show info.*within 0\.2 s"):
         Client(listener.path, deadline=0.2).one("show info")
-    assert time.monotonic() - begin < 0.9
+    assert time.monotonic() - begin < 30
+    given_up.set()
 
 
 def test_a_trickle_does_not_extend_the_deadline(listen: Callable[..., Listener]) -> None:
     def trickle(connection: socket.socket, line: str) -> None:
-        for _ in range(20):
+        for _ in range(1200):  # a minute, if it is listened to so long
             connection.sendall(b"x")
             time.sleep(0.05)
 
@@ -113,7 +115,7 @@ def test_a_trickle_does_not_extend_the_deadline(listen: Callable[..., Listener])
     begin = time.monotonic()
     with pytest.raises(BalancerError, match="within"):
         Client(listener.path, deadline=0.3).one("show info")
-    assert time.monotonic() - begin < 0.9
+    assert time.monotonic() - begin < 30
 
 
 def test_an_endless_answer_is_cut_off(
