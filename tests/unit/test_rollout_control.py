@@ -359,6 +359,19 @@ def test_a_minion_whose_site_a_run_has_in_hand_is_left_alone(shop: Shop) -> None
     assert "held by alice" in found[0]["message"]
 
 
+def test_a_server_that_returned_during_a_run_is_brought_back_at_its_end(shop: Shop) -> None:
+    stale(shop, "site1-farm2-ws1")
+    name = "site1-farm2-ws1"
+    found = during(shop, "webfarm_release.switch", lambda: servers.rejoin(shop.context, name))
+    data = commands.upgrade(shop.context, "site1", "farm1", policy={"min_capacity": 0.25})
+    assert "held by alice" in found[0]["message"]
+    assert data["state"] == "done"
+    assert name in data["returned"]
+    assert shop.cluster.servers[name].release == NEW
+    again = commands.upgrade(shop.context, "site1", "farm1")
+    assert again["state"] == "nothing" and "returned" not in again
+
+
 def test_a_rack_returns_one_server_after_the_other(shop: Shop) -> None:
     stale(shop, "site1-farm2-ws1")
     shop.cluster.servers["site1-farm2-ws2"] = replace(

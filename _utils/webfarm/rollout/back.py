@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from webfarm.errors import WebfarmError
 from webfarm.rollout import arguments, sessions
 from webfarm.rollout.commands import refuse_bad
+from webfarm.rollout.conduct import conduct
 from webfarm.rollout.context import Context
 from webfarm.rollout.control import leave, resume
 from webfarm.rollout.model import Run, Wish, listed
@@ -52,7 +53,7 @@ def rollback(
     goals = [context.goals([(site, farm)], release, True)[0] for site, farm, release in had[::-1]]
     back = Run("rollback", tuple(goals), run["run"].policy, undoes=number)
     refuse_bad(context, back)
-    return context.conduct(back)
+    return conduct(context, back)
 
 
 def _farm_back(
@@ -74,7 +75,7 @@ def _farm_back(
     run = Run("rollback", goals)
     refuse_bad(context, run)
     _agreed(context, [(site, farm, goals[0].release)], reset, f"site={site} farm={farm}{named}")
-    return context.conduct(run)
+    return conduct(context, run)
 
 
 def _release_before(context: Context, site: str, farm: str) -> str:

@@ -12,6 +12,7 @@ from webfarm.errors import WebfarmError
 from webfarm.rollout import arguments, estimate, windows
 from webfarm.rollout import plan_id as plan_id_
 from webfarm.rollout.approvals import approvals
+from webfarm.rollout.conduct import conduct
 from webfarm.rollout.context import Context
 from webfarm.rollout.engine import command, describe
 from webfarm.rollout.journal_runs import asks_the_same
@@ -95,7 +96,7 @@ def upgrade(
         run = run if order is not None else arrange(context, run, seen)
         if plan_id is not None:
             plan_id_.confirm(plan_id, plan_id_.plan_id(run.goals, sites, seen))
-    return context.conduct(run)
+    return conduct(context, run)
 
 
 def wanted(

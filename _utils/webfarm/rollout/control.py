@@ -11,6 +11,7 @@ from typing import Any
 from webfarm import names
 from webfarm.errors import WebfarmError
 from webfarm.rollout import arguments, lease
+from webfarm.rollout.conduct import conduct
 from webfarm.rollout.context import Context
 from webfarm.rollout.journal import Journal
 from webfarm.rollout.model import Wish
@@ -53,7 +54,7 @@ def resume(context: Context, id: object = None, override: object = None) -> Data
             _may_approve(context, run)
             journal.approve(run["id"], context.holder, context.clock.time())
     wanted = replace(run["run"], override=why) if why else run["run"]
-    return context.conduct(wanted)
+    return conduct(context, wanted)
 
 
 def abort(context: Context, id: object = None, reason: object = None) -> Data:
@@ -69,7 +70,7 @@ def leave(context: Context, run: Mapping[str, Any], wish: Wish) -> Data:
     with context.journal() as journal:
         if conducted(context, journal, run):
             return _told(journal, run, wish, context.clock.time())
-    data = context.conduct(run["run"], wish)
+    data = conduct(context, run["run"], wish)
     return {**data, "result": data["result"] or data["state"] in ("aborted", "rolled_back")}
 
 

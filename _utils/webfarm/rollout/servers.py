@@ -1,5 +1,6 @@
 """Bring one server to its farm's release and back into service, on request or when it returns."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from webfarm import names
@@ -8,10 +9,12 @@ from webfarm.rollout.context import Context
 from webfarm.rollout.lease import Held
 from webfarm.rollout.model import FarmAtBalancer, Run, listed
 from webfarm.rollout.status import Data, conducted
+from webfarm.rollout.watcher import Watcher
 
 PATIENCE = 300.0  # seconds in which a server that returned waits for its turn
 LOOK_SECONDS = 3.0
 SYNC_SECONDS = 60.0
+RETURNED = "returned"  # a record: a server did, and its site was in the hand of a run
 
 
 class NotOpen(WebfarmError):
@@ -37,7 +40,8 @@ def rejoin(context: Context, minion: str) -> Data:
 
     A rack's servers return together and one run holds the site at a time, so each waits for its
     turn, and for balancers that start with them. A run of a server that was cut short is taken up:
-    it changes nothing that serves.
+    it changes nothing that serves. Where a run has the farm in hand, it is remembered, and who
+    conducts the run brings the server back at its end.
     """
     names.check(minion, "minion")
     node = next((node for node in context.topology.nodes() if node.id == minion), None)
@@ -54,13 +58,36 @@ def rejoin(context: Context, minion: str) -> Data:
             # it may have slept through an update of Webfarm; a failure shows in the first step
             context.cluster.call(node.site, "saltutil.sync_all", [minion], {}, SYNC_SECONDS)
             return server(context, node.site, node.farm, minion)
-        except NotOpen as error:
-            return _nothing(str(error))
-        except (Held, Silent) as error:
-            waits = isinstance(error, Silent) or _servers_only(context, node.site)
+        except (NotOpen, Held, Silent) as error:
+            waits = isinstance(error, Silent) or (
+                isinstance(error, Held) and _servers_only(context, node.site)
+            )
             if not waits or context.interrupted() or context.clock.monotonic() > end:
+                _remember(context, node.site, minion)
                 return _nothing(f"{minion} is left as it is: {error}")
         context.clock.sleep(LOOK_SECONDS)
+
+
+def returned(context: Context, sites: Sequence[str], since: float) -> Data:
+    """What came of the servers that returned while a run had their sites in hand."""
+    with context.journal() as journal:
+        minions = [
+            record["data"]["minion"]
+            for record in reversed(journal.records(1000))
+            if record["what"] == RETURNED
+            and record["at"] >= since
+            and record["data"]["site"] in sites
+        ]
+    quiet = replace(context, watcher=Watcher())
+    done = {minion: rejoin(quiet, minion) for minion in dict.fromkeys(minions)}
+    return {minion: data["message"] for minion, data in done.items() if "run" in data}
+
+
+def _remember(context: Context, site: str, minion: str) -> None:
+    with context.journal() as journal:
+        if any(set(run["run"].sites) & {site} for run in journal.unfinished()):
+            data = {"minion": minion, "site": site}
+            journal.record(RETURNED, context.holder, "", data, context.clock.time())
 
 
 def _take_up(context: Context, site: str) -> None:
