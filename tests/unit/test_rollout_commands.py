@@ -1,6 +1,7 @@
 """Plans, and the runs of a farm, a site and all: what is asked, what is refused, in which words."""
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +326,16 @@ def test_a_farm_that_is_ahead_comes_last_unless_an_order_is_given(shop: Shop) ->
     assert [one["farm"] for one in data["outcomes"]] == ["farm2", "farm1", "farm1", "farm2"]
     assert shop.cluster.observed[:2] == [("site1", None, False), ("site2", None, False)]
     assert shop.releases() == {"farm1": "2026.11.10", "farm2": "2026.11.10"}
+
+
+def test_a_farm_that_is_there_comes_first_so_that_its_servers_are_back(shop: Shop) -> None:
+    commands.upgrade(shop.context, "site1", "farm2")
+    name = "site1-farm2-ws1"
+    shop.cluster.servers[name] = replace(shop.cluster.servers[name], release="2026.11.1")
+    data = commands.upgrade(shop.context, "site1")
+    assert [(one["farm"], one["state"]) for one in data["outcomes"]] == [
+        *(("farm2", "done"), ("farm1", "done"))
+    ]
 
 
 def test_an_order_that_is_given_is_obeyed(shop: Shop) -> None:

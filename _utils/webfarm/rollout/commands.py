@@ -123,9 +123,11 @@ def wanted(
 def arrange(context: Context, run: Run, seen: Seens) -> Run:
     """The run in the order that suits what is seen, where the operator did not name one.
 
-    Within a site the farms of the lowest generation come first, in the pillar's order: the sessions
-    of a farm may only go to one of its own generation or a higher one, so a farm that is ahead of
-    the others cannot be taken before them. A run that is to be taken up keeps its order.
+    Within a site first the farms that are on the release already: there is nothing to do but to
+    bring back servers, which the others may need to do without a farm. Then those of the lowest
+    generation, in the pillar's order: the sessions of a farm may only go to one of its own
+    generation or a higher one, so a farm that is ahead of the others cannot be taken before them.
+    A run that is to be taken up keeps its order.
     """
     with context.journal() as journal:
         for other in journal.unfinished():
@@ -134,14 +136,14 @@ def arrange(context: Context, run: Run, seen: Seens) -> Run:
                 goals = sorted(run.goals, key=lambda goal: at[goal.site, goal.farm])
                 return replace(run, goals=tuple(goals))
 
-    def generation(goal: Goal) -> int:
+    def place(goal: Goal) -> tuple[int, bool, int]:
         views = seen[goal.site, goal.farm].balancers.values()
-        return max(
-            [view.farms[goal.farm].generation for view in views if goal.farm in view.farms] or [0]
-        )
+        at = [view.farms[goal.farm] for view in views if goal.farm in view.farms]
+        there = {farm.release for farm in at} == {goal.release}
+        generation = max((farm.generation for farm in at), default=0)
+        return run.sites.index(goal.site), not there, generation
 
-    goals = sorted(run.goals, key=lambda goal: (run.sites.index(goal.site), generation(goal)))
-    return replace(run, goals=tuple(goals))
+    return replace(run, goals=tuple(sorted(run.goals, key=place)))
 
 
 def refuse_bad(context: Context, run: Run) -> None:
