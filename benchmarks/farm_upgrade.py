@@ -96,7 +96,7 @@ def main() -> int:
         if not (given.site and given.farm):
             parser.error("SITE and FARM, or --rollout NUMBER")
         words = [given.site, given.farm, *([f"release={given.release}"] if given.release else [])]
-        given.rollout = salt_run("upgrade.farm", *words)["rollout"]
+        given.rollout = salt_run("upgrade.farm", *words)["outcomes"][0]["rollout"]
     rollout = salt_run("upgrade.history", f"rollout={given.rollout}")
     steps = rollout["steps"]
     if not steps:
