@@ -55,12 +55,20 @@ include:
       - file: webfarm_folders
       - php_version: php_tree
 
+/usr/local/lib/webfarm/verify-trees:
+  file.managed:
+    - source: salt://php/files/verify-trees
+    - makedirs: true
+    - mode: '0755'
+
 # A change of the unit takes effect when php-fpm next restarts, which an upgrade does: a highstate must
 # not restart a server in service.
 /etc/systemd/system/webfarm-php-fpm.service:
   file.managed:
     - source: salt://php/files/webfarm-php-fpm.service
     - mode: '0644'
+    - require:
+      - file: /usr/local/lib/webfarm/verify-trees
 
 php_fpm_unit_known:
   module.run:
