@@ -187,3 +187,7 @@ def test_a_run_in_one_line_of_the_history() -> None:
     }
     assert run_line(run) == "7 2023-11-14 22:13:20 UTC upgrade: done, 40 s, by alice. well"
     assert brief({"runs": [run]}) == {"runs": [run_line(run)]}
+
+
+def test_a_message_of_several_lines_is_shown_as_lines() -> None:
+    assert brief({"result": False, "message": "two:\n  a\n  b"})["message"] == ["two:", "a", "b"]

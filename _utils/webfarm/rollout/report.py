@@ -22,6 +22,13 @@ def watcher_for(stream: TextIO, quiet: bool, watching: bool = False) -> Watcher:
 
 def brief(data: Mapping[str, Any]) -> dict[str, Any]:
     """What is left to say on a terminal when the steps or the plan were shown already."""
+    said = _brief(data)
+    if "\n" in str(said.get("message", "")):
+        said["message"] = [line.strip() for line in said["message"].splitlines()]
+    return said
+
+
+def _brief(data: Mapping[str, Any]) -> dict[str, Any]:
     if "farms" in data and "changes" in data:
         ends = {
             f"{farm['site']} {farm['farm']}": farm.get("end") or farm.get("refused")
