@@ -236,7 +236,7 @@ class Engine:
         """Into service as soon as that is safe: back when no session can have seen the release."""
         self.aborting = wish
         now, memory = self.world.situation, self.world.memory
-        if now.states == {"open"} and not (now.fenced and opening.lacking(now)):
+        if now.states == {"open"} and now.whole and not (now.fenced and opening.lacking(now)):
             return self._outcome("aborted", f"{wish}: {self.asked.farm} is in service")
         if memory.retreat:
             return None
@@ -256,9 +256,11 @@ class Engine:
                 state, f"{reason}. Nothing is changed while a balancer may not have followed"
             )
         pauses = self.site.policy.on_failure == "pause" and not self.aborting
-        if now.states == {"open"} and not (now.fenced and self._changed()):
-            return self._outcome("refused" if not self._changed() else "failed", reason)
-        if now.states == {"open"}:
+        if now.states == {"open"} and not self._changed():
+            return self._outcome("refused", reason)
+        if now.states == {"open"} and not now.fenced and now.whole:
+            return self._outcome("failed", reason)
+        if now.states == {"open"} and now.fenced:
             return self._outcome(
                 "paused" if pauses else "failed",
                 f"{reason}. {now.goal.farm} is in service on {now.goal.release}: going back from "

@@ -72,6 +72,7 @@ def ready(now: Situation) -> Next:
         "haproxy_runtime.set_farms",
         {
             "state": {goal.farm: "ready"},
+            "release": {goal.farm: goal.release},
             "generation": {goal.farm: generation},
             "newest": newest,
             **share,
@@ -86,6 +87,7 @@ def _is_ready(now: Situation, name: str, generation: int, newest: int) -> bool:
         at.state in ("ready", "open")
         and at.generation == generation
         and view.newest == newest
+        and view.disk_agrees
         and not now.lacks_amnesty(name, generation)
         and (generation < newest or view.pick_newest.get(now.goal.farm, 0) > 0)
     )
@@ -131,7 +133,7 @@ def _opened(now: Situation, name: str) -> bool:
     at, view = now.at[name], now.balancers[name]
     farm = now.goal.farm
     young = at.generation < view.newest or view.pick_newest.get(farm, 0) > 0
-    return at.state == "open" and view.pick.get(farm, 0) > 0 and young
+    return at.state == "open" and view.pick.get(farm, 0) > 0 and young and view.disk_agrees
 
 
 def stragglers(now: Situation) -> list[str]:

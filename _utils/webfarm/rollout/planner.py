@@ -155,8 +155,8 @@ def _closed(now: Situation) -> Next:
         )
     if not now.may_do_without(now.left_out):
         return Stuck((too_many(now),))
-    if not now.fenced:
-        behind = [name for name, at in now.at.items() if at.release != goal.release]
+    behind = [name for name in now.balancers if not now.fenced_at(name)]
+    if behind:
         return Step(
             "fence",
             tuple(behind),

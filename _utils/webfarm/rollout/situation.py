@@ -75,6 +75,19 @@ class Situation:
         """Every balancer expects the goal's release."""
         return self.fences == {self.goal.release}
 
+    @property
+    def whole(self) -> bool:
+        """Every balancer has on disk what it has in memory: no change was cut short."""
+        return all(view.disk_agrees for view in self.balancers.values())
+
+    def fenced_at(self, name: str) -> bool:
+        """The balancer expects the goal's release, and will after a restart.
+
+        A change that was cut short is on its disk and not in its memory; the next change would
+        bring it about, whatever that is for.
+        """
+        return self.at[name].release == self.goal.release and self.balancers[name].disk_agrees
+
     def picked(self, name: str) -> bool:
         """The balancer gives the farm new sessions."""
         view = self.balancers[name]
