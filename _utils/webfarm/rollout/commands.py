@@ -58,8 +58,9 @@ def plan(
     for number, approval in approvals(run, sites).items():
         plans[number]["approval"] = approval
     id_ = plan_id_.plan_id(run.goals, sites, seen)
+    possible = bad is None and all("refused" not in planned for planned in plans)
     data = {
-        "result": bad is None and all("refused" not in planned for planned in plans),
+        "result": possible,
         "changes": "nothing: this is a plan",
         "plan_id": id_,
         "policy": {name: _policy(context, sites[name], name) for name in run.sites},
@@ -67,8 +68,9 @@ def plan(
         "lowest_capacity": percent(lowest),
         "estimate": estimate.text(spent),
         "farms": plans,
-        "next": _command(context, run, site, farm, id_),
     }
+    if possible and any(planned["steps"] for planned in plans):
+        data["next"] = _command(context, run, site, farm, id_)
     if bad is not None:
         data["message"] = bad_words(run.goals[0].release, bad)
     return data
@@ -242,10 +244,14 @@ def _staging(run: Run, seen: Seens) -> str:
     views = [
         (goal, view) for goal in run.goals for view in seen[goal.site, goal.farm].servers.values()
     ]
-    lacking = [view.id for goal, view in views if not view.has(goal.php, goal.webapp)]
-    if not lacking:
-        return f"all {len(views)} servers have the trees"
-    return f"{len(lacking)} of {len(views)} servers get the trees first, while all are in service"
+    silent = sum(not view.answered for _, view in views)
+    lacking = sum(view.answered and not view.has(goal.php, goal.webapp) for goal, view in views)
+    said = (
+        f"{lacking} of {len(views)} servers get the trees first, while all are in service"
+        if lacking
+        else f"all of {len(views)} servers that answer have the trees"
+    )
+    return said + (f"; {silent} do not answer" if silent else "")
 
 
 def bad_words(release: str, mark: Mapping[str, Any]) -> str:

@@ -157,7 +157,8 @@ class _Job:
                 listen=True,
             )
         except Exception as error:  # the kinds are many; each means that nobody was asked
-            return "", set(), f"the master could not publish {function}: {error}"
+            why = str(error) or type(error).__name__
+            return "", set(), f"the master could not publish {function}: {why}"
         if not isinstance(sent, Mapping) or not sent.get("jid"):
             return "", set(), "the master has accepted no key of this minion"
         return str(sent["jid"]), set(sent.get("minions") or ()), ""
