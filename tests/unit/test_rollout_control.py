@@ -187,8 +187,41 @@ def test_a_rollback_says_how_many_sessions_and_needs_consent(shop: Shop) -> None
     assert shop.releases() == {"farm1": OLD, "farm2": OLD}
 
 
-def test_a_rollback_of_an_unfinished_run_ends_it(shop: Shop) -> None:
+def test_a_rollback_before_anything_opened_needs_no_consent(shop: Shop) -> None:
     paused(shop)
+    data = back.rollback(shop.context)
+    assert (data["state"], data["result"]) == ("rolled_back", True)
+    assert shop.releases() == {"farm1": OLD, "farm2": OLD}
+    assert "every farm" in back.rollback(shop.context, 1)["message"]
+
+
+def test_a_rollback_of_a_run_that_goes_on_needs_consent_and_tells_its_process(shop: Shop) -> None:
+    refused = during(shop, "webfarm_release.switch", lambda: back.rollback(shop.context))
+    commands.upgrade(shop.context, "site1")
+    assert "reset_sessions=True" in str(refused[0])
+    told = during(
+        shop,
+        "webfarm_release.switch",
+        lambda: back.rollback(shop.as_user("bob"), reset_sessions=True, reason="slow"),
+    )
+    data = commands.upgrade(shop.context, "site1", release="2026.11.10")
+    assert told[0]["next"] == "salt-run upgrade.watch 2"
+    assert data["state"] == "rolled_back"
+    assert shop.releases() == {"farm1": NEW, "farm2": NEW}
+
+
+def test_a_rollback_of_an_unfinished_run_ends_it(shop: Shop) -> None:
+    pauses = 0
+
+    def at_the_second_farm(asked: str) -> None:
+        nonlocal pauses
+        pauses += asked == "webfarm_release.switch"
+        if pauses == 2 and asked == "webfarm_release.switch":
+            control.pause(shop.as_user("bob"))
+
+    shop.cluster.on_call = at_the_second_farm
+    assert commands.upgrade(shop.context, "site1")["state"] == "paused"
+    shop.cluster.on_call = lambda function: None
     with pytest.raises(WebfarmError, match="reset_sessions=True"):
         back.rollback(shop.context)
     data = back.rollback(shop.context, reset_sessions=True)

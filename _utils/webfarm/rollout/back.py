@@ -1,6 +1,7 @@
 """Take a run's farms, or one farm, back to the release that they had; sessions are reset."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from webfarm.errors import WebfarmError
 from webfarm.rollout import arguments, sessions
@@ -8,8 +9,10 @@ from webfarm.rollout.commands import refuse_bad
 from webfarm.rollout.conduct import conduct
 from webfarm.rollout.context import Context
 from webfarm.rollout.control import leave, resume
-from webfarm.rollout.model import Run, Wish, listed
-from webfarm.rollout.status import Data, plain, the_run
+from webfarm.rollout.model import Before, FarmAtBalancer, Run, Wish, listed
+from webfarm.rollout.status import Data, conducted, plain, the_run
+
+Looks = Mapping[tuple[str, str], list[FarmAtBalancer] | None]
 
 
 def rollback(
@@ -39,21 +42,78 @@ def rollback(
                 f"run {number} is a {run['kind']}, only an upgrade can be taken back; "
                 "nothing was changed"
             )
-        had = [(site, farm, before.release) for site, farm, before in journal.finished(number)]
+        touched = [Touched(*found) for found in journal.finished(number)]
         begun = [other for other in journal.unfinished() if other["run"].undoes == number]
-    if had:
-        _agreed(context, had, reset, str(number))
+        live = conducted(context, journal, run)
+    now = _looks(context, touched)
+    away = [farm for farm in touched if farm.away(now)]
+    if any(live or farm.opened(now) for farm in away):
+        _agreed(context, [farm.goes_to for farm in away], reset, str(number))
     if run["state"] in ("running", "paused"):
         return leave(context, run, wish)
     if begun:
         return resume(context, begun[0]["id"])
-    if not had:
-        return {**plain(run), "result": True, "message": f"run {number} changed no farm"}
-    _still_there(context, run["run"], had)
-    goals = [context.goals([(site, farm)], release, True)[0] for site, farm, release in had[::-1]]
+    if not away:
+        message = f"every farm that run {number} changed is on the release that it had"
+        return {**plain(run), "result": True, "message": message}
+    _still_there(run["run"], away, now)
+    goals = [
+        context.goals([(farm.site, farm.name)], farm.before.release, True)[0] for farm in away[::-1]
+    ]
     back = Run("rollback", tuple(goals), run["run"].policy, undoes=number)
     refuse_bad(context, back)
     return conduct(context, back)
+
+
+@dataclass(frozen=True)
+class Touched:
+    """A farm that a run took out of service, as it was before."""
+
+    site: str
+    name: str
+    before: Before
+
+    @property
+    def goes_to(self) -> tuple[str, str, str]:
+        """Site, farm and the release that it had."""
+        return self.site, self.name, self.before.release
+
+    def away(self, now: Looks) -> bool:
+        """It is not on the release that it had, as far as is known."""
+        at = now[self.site, self.name]
+        return at is None or any(one.release != self.before.release for one in at)
+
+    def opened(self, now: Looks) -> bool:
+        """Sessions may have seen the other release: a farm opens with a new generation only."""
+        at = now[self.site, self.name]
+        return at is None or any(one.generation > self.before.generation for one in at)
+
+
+def _looks(context: Context, touched: Sequence[Touched]) -> Looks:
+    """Each farm as each balancer has it; None where one is silent. One look a site."""
+    found: dict[tuple[str, str], list[FarmAtBalancer] | None] = {}
+    for site in dict.fromkeys(farm.site for farm in touched):
+        views = context.cluster.observe(site, None, servers=False).balancers.values()
+        for name in (farm.name for farm in touched if farm.site == site):
+            known = all(view.answered and name in view.farms for view in views)
+            found[site, name] = [view.farms[name] for view in views] if known else None
+    return found
+
+
+def _still_there(run: Run, away: Sequence[Touched], now: Looks) -> None:
+    """Raise when a farm was taken elsewhere since: that run must be taken back first."""
+    targets = {(goal.site, goal.farm): goal.release for goal in run.goals}
+    elsewhere = [
+        f"{farm.name} of {farm.site} is on {one.release}"
+        for farm in away
+        for one in now[farm.site, farm.name] or ()
+        if one.release not in (farm.before.release, targets.get((farm.site, farm.name)))
+    ]
+    if elsewhere:
+        raise WebfarmError(
+            f"since that run other releases came: {listed(list(dict.fromkeys(elsewhere)))}; take "
+            "those runs back first, see `salt-run upgrade.history`; nothing was changed"
+        )
 
 
 def _farm_back(
@@ -90,25 +150,6 @@ def _release_before(context: Context, site: str, farm: str) -> str:
         f"the journal does not say which release {farm} of {site} had before; name it: salt-run "
         f"upgrade.rollback site={site} farm={farm} release=R; nothing was changed"
     )
-
-
-def _still_there(context: Context, run: Run, had: Sequence[tuple[str, str, str]]) -> None:
-    """Raise when a farm was taken elsewhere since: that run must be taken back first."""
-    elsewhere = []
-    for site in dict.fromkeys(site for site, _, _ in had):
-        farms = {farm: release for s, farm, release in had if s == site}
-        seen = context.cluster.observe(site, next(iter(farms)), servers=False)
-        for view in seen.balancers.values():
-            for farm, before in farms.items():
-                now = view.farms[farm].release if farm in view.farms else before
-                target = next(g.release for g in run.goals if (g.site, g.farm) == (site, farm))
-                if now not in (before, target):
-                    elsewhere.append(f"{farm} of {site} is on {now}")
-    if elsewhere:
-        raise WebfarmError(
-            f"since that run other releases came: {listed(list(dict.fromkeys(elsewhere)))}; take "
-            "those runs back first, see `salt-run upgrade.history`; nothing was changed"
-        )
 
 
 def _agreed(context: Context, had: Sequence[tuple[str, str, str]], reset: bool, words: str) -> None:
