@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from webfarm.releases import order_key
-from webfarm.rollout import commands, control
+from webfarm.rollout import commands, control, servers
 from webfarm.rollout.context import Context
 
 from .controller import Controller, Master
@@ -183,13 +183,17 @@ class Drive:
             self._off_the_flaw(release)
             return
         order: str | None = None
+        tried: set[int] = set()
         for _ in range(ATTEMPTS):
             release = max([release, *self._fences()], key=order_key)  # somebody was faster
             unfinished = self.unfinished()
             if unfinished:
-                ends = control.abort if chance.random() < 0.3 else control.resume
+                again = unfinished[0] in tried or chance.random() < 0.3
+                ends = control.abort if again else control.resume
+                tried.add(unfinished[0])
                 self.command(f"{ends.__name__} {unfinished[0]}", partial(ends, id=unfinished[0]))
                 continue
+            self._servers_return()
             to = partial(commands.upgrade, release=release, order=order)
             upgrade = self.command(f"upgrade all to {release}", to)
             if upgrade.result and upgrade.result["result"]:
@@ -198,6 +202,12 @@ class Drive:
             if "upgrade another farm" in str(upgrade.result):
                 order = self._oldest_first()
         raise Broken(f"S6: the farms did not get to {release} in {ATTEMPTS} attempts")
+
+    def _servers_return(self) -> None:
+        """What the reactor does when a minion starts."""
+        for web in self.world.web:
+            if not any(b.up[web.name] for b in self.world.places[web.site].balancers.values()):
+                self.command(f"rejoin {web.name}", partial(servers.rejoin, minion=web.name))
 
     def _off_the_flaw(self, release: str) -> None:
         """The release fails: its run is ended, and it is refused from now on."""

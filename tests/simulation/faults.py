@@ -3,6 +3,7 @@
 So a kind can be left out, to shorten a failure's trace, and the others happen as before.
 """
 
+import copy
 import random
 from collections.abc import Callable
 from typing import Any
@@ -181,7 +182,7 @@ class Faults:
         for balancer in self.world.balancers:
             if balancer.live != balancer.disk:
                 self.world.log(f"{balancer.name} is reconciled")
-                balancer.live.apply(vars(balancer.disk))
+                balancer.live = copy.deepcopy(balancer.disk)
                 self.world.checks(self.world.places[balancer.site])
 
 

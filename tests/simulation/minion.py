@@ -4,13 +4,14 @@ A change holds the node's lock while it runs; holds are parsed and compared by t
 :mod:`webfarm.hold`, which keeps them in files.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from webfarm import hold as hold_
 from webfarm.errors import WebfarmError
 
-from .nodes import Balancer, Node, Place, Refusal, Web
+from .nodes import Balancer, Node, Place, Refusal, Web, order
 
 Reply = Callable[[Any], None]
 CHANGES = ("haproxy_runtime.set_farms", "webfarm_release.switch", "farm_cache.flush")
@@ -65,15 +66,18 @@ class Minions:
         short = {k: v for k, v in wanted.items() if not k.startswith("pick")}
         self.world.log(f"{node.name} set_farms {short}")
         self.world.judge.will_change(place, node, wanted)
+        before = dict(node.live.release)
         torn = self.world.random.random() < self.tear
-        maps = self.world.random.randrange(5) if torn else 5
-        node.disk.apply(wanted, maps + torn)  # the disk first
-        node.live.apply(wanted, maps)
+        names = order(wanted)
+        whole = self.world.random.randrange(len(names)) if torn else len(names)
+        target = node.disk.changed(wanted)
+        node.disk.take(target, names[: whole + 1])  # each map on disk first
+        node.live.take(target, names[:whole])
         self.world.judge.changed(place)
-        fenced = wanted.get("release", {})
-        self.world.checks(place, [web for web in place.web.values() if web.farm in fenced])
+        if node.live.release != before:
+            self.world.checks(place)
         if torn:
-            self.world.log(f"{node.name} was cut short after {maps} maps")
+            self.world.log(f"{node.name} was cut short after {whole} maps")
             return
         self._farms(place, node, {}, reply)
 
@@ -117,7 +121,7 @@ class Minions:
         )
 
     def _reconcile(self, place: Place, node: Balancer, _: dict[str, Any], reply: Reply) -> None:
-        node.live.apply(vars(node.disk))
+        node.live = copy.deepcopy(node.disk)
         self.world.checks(place)
         reply({})
 
@@ -194,6 +198,9 @@ class Minions:
 
     def _count(self, place: Place, node: Node, _: dict[str, Any], reply: Reply) -> None:
         reply({self.world.topology.initial: len(place.database)})
+
+    def _sync_all(self, place: Place, node: Node, _: dict[str, Any], reply: Reply) -> None:
+        reply({})
 
     # -- others ------------------------------------------------------------------------------------
 

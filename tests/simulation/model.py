@@ -157,7 +157,7 @@ class Model:
         thought = self.think(state.maps, state.servers, (0,) * BALANCERS, state.conductor)
         return self._thought(state, *thought[0])
 
-    # -- sessions ---------------------------------------------------------------------------------
+    # -- sessions ----------------------------------------------------------------------------------
 
     def _requests(self, state: State) -> Iterator[State]:
         for number, session in enumerate(state.sessions):
@@ -227,7 +227,7 @@ class Model:
         )
         return Session(farm, generation, max(session.seen, release), cached)
 
-    # -- nodes --------------------------------------------------------------------------------------
+    # -- nodes -------------------------------------------------------------------------------------
 
     def _executed(self, state: State) -> Iterator[State]:
         for number, (kind, target, what) in enumerate(state.sent):
@@ -252,7 +252,7 @@ class Model:
         if new.state.count("open") < min(2, old.state.count("open")):
             raise Broken(f"S4: {new.state}")
 
-    # -- the conductor --------------------------------------------------------------------------------
+    # -- the conductor -----------------------------------------------------------------------------
 
     def _looks(self, state: State, me: Conductor) -> Iterator[State]:
         for only in range(BALANCERS):  # one answers: nothing is decided, but its door is closed
@@ -358,7 +358,7 @@ class Model:
         farm = self.farms.index(goal.farm)
         return Memory(before=was, retreat="wished"), self._goal(farm, 0)
 
-    # -- values -----------------------------------------------------------------------------------------
+    # -- values ------------------------------------------------------------------------------------
 
     def _goal(self, farm: int, release: int) -> Goal:
         pair = self.topology.releases[self.names[release]]

@@ -1,7 +1,7 @@
 """The nodes of a simulated site: balancers with their maps, web servers with their memcached."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,18 +57,31 @@ class Maps:
     pick_newest: dict[str, int]
     amnesty: int = 0
 
-    def apply(self, wanted: Mapping[str, Any], most: int = 5) -> None:
-        """Change the maps one after the other, in haproxy.farms' order; ``most`` tears it."""
-        closing = any(value != "open" for value in wanted.get("state", {}).values())
-        last = ("pick", "state") if closing else ("state", "pick")
-        for name in ("release", "generation", "pick_newest", *last)[:most]:
+    def changed(self, wanted: Mapping[str, Any]) -> "Maps":
+        """These maps with what ``haproxy_runtime.set_farms`` was given."""
+        new = copy.deepcopy(self)
+        for name in ("state", "release", "generation"):
+            getattr(new, name).update(wanted.get(name, {}))
+        for name in ("pick", "pick_newest"):
+            if name in wanted:
+                setattr(new, name, dict(wanted[name]))
+        new.newest = wanted.get("newest", self.newest)
+        new.amnesty = wanted.get("amnesty", self.amnesty)
+        return new
+
+    def take(self, new: "Maps", names: Iterable[str]) -> None:
+        """Replace these maps; the newest generation and the amnesty are in that of generations."""
+        for name in names:
+            setattr(self, name, copy.copy(getattr(new, name)))
             if name == "generation":
-                self.newest = max(self.newest, wanted.get("newest", 0))
-                self.amnesty = max(self.amnesty, wanted.get("amnesty", 0))
-            if name.startswith("pick") and name in wanted:
-                setattr(self, name, dict(wanted[name]))
-            elif name in wanted:
-                getattr(self, name).update(wanted[name])
+                self.newest, self.amnesty = new.newest, new.amnesty
+
+
+def order(wanted: Mapping[str, Any]) -> list[str]:
+    """The order in which a balancer changes its maps."""
+    closing = any(value != "open" for value in wanted.get("state", {}).values())
+    last = ["pick", "state"] if closing else ["state", "pick"]
+    return ["release", "generation", "pick_newest", *last]
 
 
 @dataclass

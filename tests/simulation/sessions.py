@@ -144,9 +144,10 @@ class Clients:
         floor = min(session.generation, maps.newest)
         bound = floor >= maps.newest
         farm = session.farm
-        if farm and maps.generation[farm] >= floor and self.alive(balancer, farm):
-            if maps.state[farm] in ("open", "drain") or (bound and maps.state[farm] == "ready"):
-                return farm
+        stays = ("open", "drain", "ready") if bound else ("open", "drain")
+        young = farm and maps.generation[farm] >= floor
+        if young and maps.state[farm] in stays and self.alive(balancer, farm):
+            return farm
         tries = (maps.pick_newest if floor and bound else maps.pick, maps.pick, maps.pick)
         for picks in (*tries, maps.pick_newest):
             picked = self._picked(picks)

@@ -57,7 +57,7 @@ def fences(drive: Drive, farm: str = "farm2") -> set[str]:
     return {b.live.release[farm] for b in drive.world.balancers}
 
 
-# -- S5: one hand ------------------------------------------------------------------------------------
+# -- S5: one hand ----------------------------------------------------------------------------------
 
 
 def test_s5_of_two_started_at_the_same_instant_exactly_one_runs() -> None:
@@ -119,7 +119,7 @@ def test_s5_a_command_that_comes_late_undoes_nothing() -> None:
     assert play(3, work).excused == 0
 
 
-# -- S6: killed at any write ---------------------------------------------------------------------------
+# -- S6: killed at any write -----------------------------------------------------------------------
 
 
 def killed(seed: int, write: int, after: bool, ends: Callable[..., Any]) -> bool:
@@ -176,7 +176,7 @@ def test_s6_a_full_disk_ends_it_with_a_remedy_and_resume_goes_on() -> None:
     assert play(4, work).excused == 0
 
 
-# -- servers that fail, and S8 -------------------------------------------------------------------------
+# -- servers that fail, and S8 ---------------------------------------------------------------------
 
 
 def test_s8_a_server_that_slept_is_named_and_brought_back_by_upgrade_server() -> None:
@@ -226,7 +226,7 @@ def test_one_failing_server_is_quarantined_and_named() -> None:
     assert play(2, work).excused == 0
 
 
-# -- S4, S2: capacity and requests in flight -------------------------------------------------------------
+# -- S4, S2: capacity and requests in flight -------------------------------------------------------
 
 
 def test_s4_too_little_capacity_is_refused_before_anything_changes() -> None:
@@ -280,7 +280,7 @@ def test_a_silent_balancer_stops_the_opening_and_resume_finishes_it() -> None:
     assert play(4, work).excused == 0
 
 
-# -- gates: a release that is broken ---------------------------------------------------------------------
+# -- gates: a release that is broken ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flaw", [Flaw(errors=1.0), Flaw(errors=0.4), Flaw(slow=8.0)], ids=str)
@@ -303,7 +303,7 @@ def test_a_broken_release_goes_no_further_than_the_first_farm(flaw: Flaw, on_fai
     assert world.excused == 0
 
 
-# -- back ------------------------------------------------------------------------------------------------
+# -- back ------------------------------------------------------------------------------------------
 
 
 def test_a_run_is_taken_back_in_reverse_when_its_sessions_may_be_reset() -> None:
