@@ -2,15 +2,22 @@
 
 import importlib.util
 import inspect
+import json
 import os
 import signal
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import salt.client
 from webfarm.errors import BadName, WebfarmError
+from webfarm.rollout.context import Context
+
+from tests.unit.easy_cluster import Shop, pillar_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -227,3 +234,46 @@ def test_every_function_passes_what_it_was_given_in_the_right_place(
     assert {key: value for key, value in given.items() if key in values} == values
     assert all(given[key] is None for key in absent)
     assert len(arguments) <= len(values)
+
+
+ODD: list[Any] = [
+    *(True, False, None, 0, -1, 7, 10**30, 1.5, float("nan"), "", "7", "a;b", "../x", "x" * 10_000),
+    *([], [1], ["farm1"], {}, {"a": 1}, {1: 2}, {"gates": 7}, {"soak_seconds": {}}, b"farm1"),
+    *("farm1,farm1", "site1", "site1/farm1", "\x1b[31m", "a\nb", {"farm1": None}, [["farm1"]]),
+]
+TYPED: dict[str, Any] = {
+    # what each argument otherwise gets
+    **{"site": "site1", "farm": "farm2", "server": "site1-farm2-ws1", "minion": "site1-lb1"},
+    **{"release": "2026.11.2", "reason": "a reason"},
+}
+
+
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+def test_nothing_that_is_typed_makes_a_traceback(
+    runner: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    pillar: dict[str, Any],
+    name: str,
+) -> None:
+    shop = Shop(tmp_path, pillar_of(pillar))
+
+    @contextmanager
+    def context(*_: Any) -> Iterator[Context]:
+        yield replace(shop.context, interrupted=lambda: True)  # no run goes far
+
+    monkeypatch.setattr(runner.salt_master, "context", context)
+    runner.__opts__["output"] = "json"
+    function = getattr(runner, name)
+    for argument in inspect.signature(function).parameters:
+        for odd in ODD:
+            given = {
+                other: TYPED[other]
+                for other, parameter in inspect.signature(function).parameters.items()
+                if parameter.default is inspect.Parameter.empty
+            }
+            data = function(**{**given, argument: odd})
+            shown = json.dumps(data)
+            assert "a mistake in Webfarm" not in shown, (argument, odd, shown)
+            assert "\\u001b" not in shown and len(shown) < 200_000
+            assert data.get("result", True) or data["message"], (argument, odd, shown)
