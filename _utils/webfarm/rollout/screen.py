@@ -144,8 +144,9 @@ class Screen(Watcher):
 
     def step_waits(self, step: Step, what: str, seconds: float, deadline: float | None) -> None:
         self.waits = what
-        if self.current is None or self.current[0] is not step:
-            self.current = (step, time.monotonic() - seconds, math.nan)
+        known = self.current is not None and self.current[0] is step
+        capacity = self.current[2] if self.current and known else math.nan
+        self.current = (step, time.monotonic() - seconds, capacity)
 
     def step_finished(self, step: Step, done: Done) -> None:
         capacity = self.current[2] if self.current else math.nan
