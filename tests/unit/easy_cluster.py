@@ -1,6 +1,5 @@
 """A cluster where every command does at once what it says, for tests of what is asked of it."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -192,8 +191,3 @@ def pillar_of(base: Mapping[str, Any], **policy: Any) -> dict[str, Any]:
     }
     releases = {**base["releases"], "2026.11.10": {"php": "8.2.36", "webapp": "10"}}
     return {**base, "sites": sites, "releases": releases}
-
-
-def now() -> float:
-    """The machine's time, where a test needs one."""
-    return time.time()

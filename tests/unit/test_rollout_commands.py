@@ -353,3 +353,23 @@ def test_a_run_that_is_taken_up_keeps_its_order(shop: Shop) -> None:
     assert [f["farm"] for f in commands.plan(shop.context, "site1")["farms"]] == ["farm2", "farm1"]
     done = commands.upgrade(shop.context, "site1")
     assert [one["farm"] for one in done["outcomes"]] == ["farm2", "farm1"]
+
+
+# -- approvals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("approve", ["never", "canary", "farm", "site"])
+def test_a_run_waits_exactly_where_its_plan_says(
+    tmp_path: Path, pillar: dict[str, Any], approve: str
+) -> None:
+    shop = Shop(tmp_path, pillar_of(pillar, approve=approve))
+    planned = commands.plan(shop.context)["farms"]
+    expected = [number for number, farm in enumerate(planned) if "approval" in farm]
+    waited = []
+    data = commands.upgrade(shop.context)
+    while data["state"] == "paused":
+        waited.append(4 - len(data["not_begun"]) - 1)
+        data = control.resume(shop.context)
+    assert data["state"] == "done"
+    assert waited == expected
+    assert len(expected) == {"never": 0, "canary": 1, "farm": 3, "site": 1}[approve]
