@@ -59,7 +59,7 @@ def many(first: int, last: int, processes: int) -> int:
             if verdict.failure:
                 failed.append(verdict.seed)
                 print(f"FAILED {verdict.failure}\n", flush=True)
-            if done % 500 == 0 or done == last - first + 1:
+            if done % 100 == 0 or done == last - first + 1:
                 _say(done, failed, total, time.monotonic() - start)
     return len(failed)
 
