@@ -73,7 +73,7 @@ FAULTS = {
         Fault(
             "reboot-master",
             "the master's machine reboots",
-            ("quiesce", "switch", "ready"),
+            ("switch",),
             inflict=("reboot", "NODE"),
         ),
         Fault(
@@ -88,7 +88,7 @@ FAULTS = {
         Fault(
             "kill-balancer",
             "a balancer without power for 15 s",
-            ("close", "ready"),
+            ("ready",),
             node=_balancer,
             inflict=("kill", "NODE"),
             mend=("start", "NODE"),
@@ -108,7 +108,7 @@ FAULTS = {
         Fault(
             "stop-minion-server",
             "a server's minion stopped until the end",
-            ("drain", "switch"),
+            ("switch",),
             node=_server,
             inflict=("stop", "NODE", "salt-minion"),
             mend=("start", "NODE", "salt-minion"),
@@ -117,7 +117,7 @@ FAULTS = {
         Fault(
             "stop-minion-balancer",
             "a balancer's minion stopped for 30 s",
-            ("close", "ready"),
+            ("close",),
             node=_balancer,
             inflict=("stop", "NODE", "salt-minion"),
             mend=("start", "NODE", "salt-minion"),

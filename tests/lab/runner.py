@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from dataclasses import dataclass
 from typing import Any
@@ -102,13 +103,13 @@ class Runner:
             text=True,
         )
 
-    def at(self, step: str, signal: int = 0, farm: str = "") -> str:
-        """Return when the journal has the step (of a farm), after sending the signal (0: none).
+    def at(self, step: str, number: int = 0, farm: str = "") -> str:
+        """Return when the journal has the step (of a farm), after sending that signal (0: none).
 
         The step's state then: ``intended``, unless it was very quick.
         """
         script = WATCH.replace("{JOURNAL}", JOURNAL)
-        words = (self.pidfile, step, farm, str(self.after), str(signal), str(STEP_SECONDS))
+        words = (self.pidfile, step, farm, str(self.after), str(number), str(STEP_SECONDS))
         done = self.lab.exec(
             *("master", PYTHON, "-c", script, *words), check=False, timeout=STEP_SECONDS + 30
         )
@@ -120,6 +121,8 @@ class Runner:
     def signal(self, name: str) -> None:
         """Send a signal to it."""
         self.lab.sh("master", f"kill -{name} $(cat {self.pidfile})")
+        if name == "CONT":  # nsenter has stopped itself with what it runs
+            self.process.send_signal(signal.SIGCONT)
 
     @property
     def running(self) -> bool:

@@ -27,6 +27,7 @@ PATIENCE = 180.0
 CONFIG = "/etc/haproxy/haproxy.cfg"
 MAPS = "/var/lib/webfarm/maps"
 SOCKET = "/run/haproxy/admin.sock"
+Views = dict[str, dict[str, Any]]
 BAD = {
     "errors": "http_response_code(500); exit;",
     "session-errors": "if ($_COOKIE !== []) { http_response_code(500); exit; }",
@@ -173,10 +174,13 @@ class Shop:
 
     def level(self) -> str:
         """Bring all farms to the newest release, open, whatever was left behind; returns it."""
-        newest = self.newest()
+        views = self.views()
+        releases = self.releases(views)
+        newest = max(releases.values(), key=order_key)
         # the one that is ahead first: while it is not whole, the site cannot do without another
-        for farm, release in sorted(self.releases().items(), key=lambda at: at[1] != newest):
-            if release != newest or self.state(farm) != {"open"} or not self.up(farm):
+        for farm in sorted(releases, key=lambda name: releases[name] != newest):
+            there = releases[farm] == newest and self.state(farm, views) == {"open"}
+            if not there or not self.up(farm, views=views):
                 self.connected()
                 self.upgrade(farm, newest)
         self.healthy()
@@ -234,29 +238,29 @@ class Shop:
         }
         return view
 
-    def views(self) -> dict[str, Any]:
+    def views(self) -> Views:
         """Every balancer's view."""
         return {balancer: self.view(balancer) for balancer in self.balancers}
 
-    def releases(self) -> dict[str, str]:
+    def releases(self, views: Views | None = None) -> dict[str, str]:
         """Farm to the release that the balancers let serve; they must agree."""
-        found = [view["farm_release"] for view in self.views().values()]
+        found = [view["farm_release"] for view in (views or self.views()).values()]
         assert all(one == found[0] for one in found), f"the balancers disagree: {found}"
         return dict(found[0])
 
-    def state(self, farm: str) -> set[str]:
+    def state(self, farm: str, views: Views | None = None) -> set[str]:
         """The farm's state; one element when the balancers agree."""
-        return {view["farm_state"][farm] for view in self.views().values()}
+        return {view["farm_state"][farm] for view in (views or self.views()).values()}
 
     def generation(self) -> int:
         """The site's newest generation."""
         return max(int(view["farm_generation"]["newest"]) for view in self.views().values())
 
-    def up(self, *farms: str) -> bool:
+    def up(self, *farms: str, views: Views | None = None) -> bool:
         """Every server of these farms is UP on every balancer, the farms are open."""
         return all(
             view["servers"].get((farm, server), ("",))[0] == "UP"
-            for view in self.views().values()
+            for view in (views or self.views()).values()
             for farm in farms
             for server in self.farms[farm]
         )
