@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
+from webfarm.rollout import course
 from webfarm.rollout import journal as journal_
-from webfarm.rollout import run as run_
 from webfarm.rollout.journal import Journal, Unfinished
 from webfarm.rollout.lease import Held, Process
 from webfarm.rollout.model import (
@@ -90,7 +90,7 @@ class Stage:
         self.soaks: list[float] = []
         self.during: Callable[[Goal], None] = lambda goal: None
         self.dead = True
-        monkeypatch.setattr(run_, "Engine", self._engine)
+        monkeypatch.setattr(course, "Engine", self._engine)
 
     def _engine(self, site: Any, *args: Any) -> Any:
         stage = self

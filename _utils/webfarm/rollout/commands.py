@@ -20,7 +20,7 @@ from webfarm.rollout.model import BalancerView, Goal, InService, Memory, Run, Se
 from webfarm.rollout.outline import Foreseen, outline
 from webfarm.rollout.preflight import load_without, percent
 from webfarm.rollout.report import utc
-from webfarm.rollout.run import again
+from webfarm.rollout.run import again, in_force
 from webfarm.rollout.situation import Situation
 from webfarm.topology import Site
 
@@ -38,7 +38,7 @@ def plan(
 ) -> dict[str, Any]:
     """The steps of every farm in the scope, each farm as the one before it leaves the site."""
     run = wanted(context, site, farm, release, order, policy, None, reset_sessions)
-    sites = context.in_force(run)
+    sites = in_force(context.topology, run)
     seen = observe(context, run)
     run = run if order is not None else arrange(context, run, seen)
     with context.journal() as journal:
@@ -91,7 +91,7 @@ def upgrade(
     if plan_id is not None:
         names.check(plan_id, "plan_id")
     run = wanted(context, site, farm, release, order, policy, override, reset_sessions)
-    sites = context.in_force(run)
+    sites = in_force(context.topology, run)
     refuse_bad(context, run)
     if plan_id is not None or (order is None and len(run.goals) > 1):
         seen = observe(context, run, servers=plan_id is not None)

@@ -15,9 +15,9 @@ from webfarm.rollout.cluster import Clock, Cluster
 from webfarm.rollout.journal import Journal
 from webfarm.rollout.lease import LEASE_SECONDS, Process, is_dead
 from webfarm.rollout.model import Goal, Run, Wish
-from webfarm.rollout.run import Conductor
+from webfarm.rollout.run import Conductor, in_force
 from webfarm.rollout.watcher import Watcher
-from webfarm.topology import Site, Topology
+from webfarm.topology import Topology
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Context:
 
     def conduct(self, run: Run, wish: Wish | None = None) -> dict[str, Any]:
         """Hold the run's sites in this process and bring the run to its end, or to a pause."""
-        self.watcher.expects(approvals(run, self.in_force(run)))
+        self.watcher.expects(approvals(run, in_force(self.topology, run)))
         with self.journal(make=True) as journal:
             conductor = Conductor(
                 self.topology,
@@ -114,16 +114,6 @@ class Context:
         if pair is None:
             return None
         return Goal(site, farm, release, pair.php, pair.webapp)
-
-    def in_force(self, run: Run) -> dict[str, Site]:
-        """The run's sites with its policy; raises for what a run may not override."""
-        sites = {name: self.topology.site(name) for name in run.sites}
-        if not run.policy:
-            return sites
-        return {
-            name: site.model_copy(update={"policy": site.policy.overridden(run.policy)})
-            for name, site in sites.items()
-        }
 
     def _digests(self, php: str, webapp: str) -> dict[str, str] | None:
         if self.digests is None:

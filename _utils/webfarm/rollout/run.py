@@ -1,35 +1,26 @@
-"""Conduct a run: hold its sites, stage, take farm after farm, and do what an operator wishes."""
+"""Conduct runs: hold their sites, carry them out under the policies in force."""
 
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 
 from webfarm.errors import WebfarmError
-from webfarm.policy import budget
-from webfarm.rollout import windows
 from webfarm.rollout.cluster import Clock, Cluster
-from webfarm.rollout.engine import Engine, command
+from webfarm.rollout.course import Course, GoalFor, Means, again, describe
 from webfarm.rollout.journal import Journal
-from webfarm.rollout.journal_runs import releases, scope
 from webfarm.rollout.lease import LEASE_SECONDS, Hold, Lease, Process, is_dead
-from webfarm.rollout.ledger import line
-from webfarm.rollout.model import Goal, Run, Wish
-from webfarm.rollout.situation import WITHHELD
-from webfarm.rollout.staging import Staging
-from webfarm.rollout.watcher import Outcome, RunOutcome, Watcher
+from webfarm.rollout.model import Run, Wish
+from webfarm.rollout.watcher import RunOutcome, Watcher
 from webfarm.topology import Site, Topology
 
-GoalFor = Callable[[str, str, str], Goal | None]
+__all__ = ["Conductor", "again", "describe", "in_force"]
 
 
 class Conductor:
     """Carries out runs; killed at any instant, the same run can be conducted again.
 
-    goal_for
-        Gives the goal for a site, a farm and a release; None when the pillar does not have it.
-    interrupted
-        True as soon as the operator wants this process to stop.
+    goal_for, interrupted
+        See :class:`webfarm.rollout.course.Means`.
     lease_seconds
         How long the sites stay held when this process is not heard of.
     """
@@ -51,11 +42,9 @@ class Conductor:
         self.topology = topology
         self.cluster = cluster
         self.journal = journal
-        self.clock = clock
-        self.holder = holder
-        self.goal_for = goal_for
-        self.watcher = watcher or Watcher()
-        self.interrupted = interrupted
+        self.means = Means(
+            cluster, journal, clock, holder, goal_for, watcher or Watcher(), interrupted
+        )
         self.process = process
         self.dead = dead
         self.lease_seconds = lease_seconds
@@ -70,16 +59,13 @@ class Conductor:
         :class:`journal.Unfinished` when another run is in the way; :class:`WebfarmError` when the
         journal cannot be written. What happens in the cluster is a :class:`RunOutcome`.
         """
-        sites = {
-            name: site.model_copy(update={"policy": site.policy.overridden(run.policy)})
-            for name, site in ((name, self.topology.site(name)) for name in run.sites)
-        }
+        sites = in_force(self.topology, run)
         leases = [
             Lease(
                 self.journal.connection,
                 site,
-                self.holder,
-                self.clock,
+                self.means.holder,
+                self.means.clock,
                 self.process,
                 self.dead,
                 self.lease_seconds,
@@ -91,7 +77,7 @@ class Conductor:
             hold.take(describe(run))
             self.cluster.hold = hold
             self.journal.guard = hold.confirm
-            return _Conducted(self, run, sites, hold).conduct(wish)
+            return Course(self.means, run, sites, hold).conduct(wish)
         except sqlite3.Error as error:
             raise WebfarmError(
                 f"the journal cannot be written ({error}), so nothing more was done; make room in "
@@ -104,289 +90,10 @@ class Conductor:
                 hold.release()
 
 
-class _Conducted:
-    """One run while this process conducts it."""
-
-    def __init__(self, conductor: Conductor, run: Run, sites: dict[str, Site], hold: Hold) -> None:
-        self.all = conductor
-        self.journal = conductor.journal
-        self.clock = conductor.clock
-        self.run = run
-        self.sites = sites
-        self.hold = hold
-        self.outcomes: list[Outcome] = []
-
-    def conduct(self, wish: Wish | None) -> RunOutcome:
-        start = self.clock.time()
-        began = self.clock.monotonic()
-        self.number, self.resumed = self.journal.begin_run(self.run, self.all.holder, start)
-        if wish is not None:
-            self.journal.wish(self.number, wish, start)
-        self.all.watcher.run_started(self.number, self.run, self.resumed)
-        outcome = replace(
-            self._turned_away() or self._on_the_way(), seconds=self.clock.monotonic() - began
-        )
-        self.journal.end_run(self.number, outcome.state, outcome.plain(), self.clock.time())
-        self.all.watcher.run_finished(outcome)
-        return outcome
-
-    # -- what an operator wishes ---------------------------------------------------------------
-
-    def _wished(self) -> Wish | None:
-        if self.all.interrupted():
-            return Wish("pause", self.all.holder, "Ctrl-C")
-        return self.journal.wished(self.number)
-
-    def _only_pause(self) -> Wish | None:
-        wish = self._wished()
-        return wish if wish and wish.kind == "pause" else None
-
-    # -- before the first farm -----------------------------------------------------------------
-
-    def _turned_away(self) -> RunOutcome | None:
-        """Why the run must not touch anything; None when it may, or did already."""
-        bad = self.journal.bad()
-        marked = {goal.release: bad[goal.release] for goal in self.run.goals if goal.release in bad}
-        if marked and not self._wished():
-            return self._end(
-                "paused" if self.resumed else "refused",
-                "; ".join(
-                    f"release {release} was marked bad by {mark['who']}: {mark['why']}"
-                    for release, mark in marked.items()
-                )
-                + "; `salt-run upgrade.good RELEASE` takes the mark away",
-            )
-        if self.resumed:
-            return None
-        closed = {name: self._closed(name) for name in self.sites}
-        if any(closed.values()):
-            return self._end(
-                "refused", "; ".join(f"{n}: {why}" for n, why in closed.items() if why)
-            )
-        return None
-
-    def _closed(self, site: str) -> str:
-        """Windows and freezes are for upgrades; the way back is open at any time."""
-        if self.run.override or self.run.kind != "upgrade":
-            return ""
-        return windows.closed(self.sites[site].policy, self.clock.time())
-
-    def _stage(self) -> str:
-        if len(self.run.goals) == 1 or self.run.kind != "upgrade":
-            return ""  # the farm's own rollout stages it
-        staging = Staging(
-            self.sites,
-            self.all.cluster,
-            self.journal,
-            self.clock,
-            self.all.watcher,
-            lambda: self._wished() is not None,
-        )
-        return staging.run(self.number, self.run.goals)
-
-    # -- farm by farm ----------------------------------------------------------------------------
-
-    def _on_the_way(self) -> RunOutcome:
-        wish = self._wished()
-        if wish and wish.kind != "pause":
-            return self._leave(wish)
-        if why := self._stage():
-            return self._end("paused" if self.resumed else "refused", why)
-        for number, goal in enumerate(self.run.goals):
-            if wish := self._wished():
-                return self._leave(wish)
-            if self._waits_for_approval(number):
-                return self._end(
-                    "paused",
-                    f"waits for approval before {goal.site} {goal.farm}: `salt-run upgrade.resume "
-                    f"{self.number}`" + self._by_whom(self.run.goals[number - 1].site),
-                )
-            outcome = self._farm(goal, self._is_canary(number))
-            stop = self._after(outcome)
-            if stop is not None:
-                return stop
-        nothing = all(outcome.state == "nothing" for outcome in self.outcomes)
-        if nothing and not self.resumed:
-            return self._end("nothing", "every farm is in service on its release: nothing to do")
-        return self._end("done", f"{len(self.outcomes)} of {len(self.run.goals)} farms are done")
-
-    def _is_canary(self, number: int) -> bool:
-        """The first farm that this run changes, when others follow."""
-        follows = number + 1 < len(self.run.goals) and not (self.resumed and number)
-        return follows and all(outcome.state == "nothing" for outcome in self.outcomes)
-
-    def _farm(
-        self, goal: Goal, canary: bool = False, wished: Callable[[], Wish | None] | None = None
-    ) -> Outcome:
-        site = self.sites[goal.site]
-        policy = site.policy.model_copy(update={"soak_seconds": site.policy.soak(canary)})
-        engine = Engine(
-            site.model_copy(update={"policy": policy}),
-            self.all.cluster,
-            self.journal,
-            self.hold,
-            self.clock,
-            lambda release: self._same_farm(goal, release),
-            self.all.watcher,
-            wished or self._wished,
-            lambda: self._closed(goal.site),
-            self.all.holder,
-        )
-        staged = len(self.run.goals) > 1 and self.run.kind == "upgrade"
-        outcome = engine.run(goal, self.number, staged)
-        self.outcomes.append(outcome)
-        return outcome
-
-    def _same_farm(self, goal: Goal, release: str) -> Goal | None:
-        found = self.all.goal_for(goal.site, goal.farm, release)
-        return found and replace(found, reset_sessions=goal.reset_sessions)
-
-    def _after(self, outcome: Outcome) -> RunOutcome | None:
-        """What a farm's outcome means for the run; None to go on with the next."""
-        if outcome.ok:
-            spent = self._over_budget(outcome.goal)
-            return self._failed(outcome.goal.site, spent) if spent else None
-        if outcome.state == "paused":
-            wish = self._wished()
-            if wish and wish.kind != "pause":
-                return self._end("paused", f"{wish}, but: {outcome.message}")
-            return self._end("paused", outcome.message)
-        if outcome.state == "aborted":
-            wish = self._wished()
-            return self._leave(wish) if wish else self._end("aborted", outcome.message)
-        if outcome.state == "refused":
-            changed = any(before.state != "nothing" for before in self.outcomes[:-1])
-            return self._end("paused" if changed or self.resumed else "refused", outcome.message)
-        return self._failed(outcome.goal.site, outcome.message)
-
-    def _over_budget(self, goal: Goal) -> str:
-        limit = self.sites[goal.site].policy.max_failed_run
-        if limit is None:
-            return ""
-        left_out = [
-            name
-            for outcome in self.outcomes
-            for name, why in outcome.left_out.items()
-            if why != WITHHELD
-        ]
-        count = sum(len(self.sites[goal.site].farms[goal.farm].servers) for goal in self.run.goals)
-        allowed = budget(limit, count)
-        if len(left_out) <= allowed:
-            return ""
-        return (
-            f"{len(left_out)} servers of this run are left out ({', '.join(left_out[:6])}), "
-            f"max_failed_run allows {allowed}"
-        )
-
-    def _failed(self, site: str, why: str) -> RunOutcome:
-        on_failure = self.sites[site].policy.on_failure
-        if on_failure == "pause":
-            return self._end("paused", why)
-        if on_failure == "rollback" and self.run.kind == "upgrade":
-            wish = Wish("rollback", "the policy (on_failure)", line(why))
-            self.journal.wish(self.number, wish, self.clock.time())  # a resume must know it
-            return self._leave(wish)
-        return self._end("failed", why)
-
-    # -- approval ----------------------------------------------------------------------------------
-
-    def _waits_for_approval(self, number: int) -> bool:
-        """Whether somebody has to say yes before the farm with this number; then it is noted."""
-        if number == 0 or self.run.kind != "upgrade":
-            return False
-        before, goal = self.run.goals[number - 1], self.run.goals[number]
-        approve = self.sites[before.site].policy.approve
-        point = (
-            approve == "farm"
-            or (approve == "canary" and number == 1)
-            or (approve == "site" and before.site != goal.site)
-        )
-        if not point or self.journal.approved(self.number) >= number:
-            return False
-        self.journal.wait_for_approval(self.number, number, self.clock.time())
-        return True
-
-    def _by_whom(self, site: str) -> str:
-        approvers = self.sites[site].policy.approvers
-        return f" by {' or '.join(approvers)}" if approvers else ""
-
-    # -- the ways out ------------------------------------------------------------------------------
-
-    def _leave(self, wish: Wish) -> RunOutcome:
-        """Pause at once; abort and rollback first bring the farm under way into service."""
-        if wish.kind == "pause":
-            return self._end("paused", str(wish))
-        under_way = {
-            (row["site"], row["farm"], row["release"])
-            for row in self.journal.rollouts(run=self.number)
-            if row["state"] in ("running", "paused")
-        }
-        for site, farm, release in sorted(under_way):
-            goal = self._goal(site, farm, release)
-            outcome = self._farm(goal) if goal else None
-            if outcome is None or outcome.state == "paused":
-                why = outcome.message if outcome else f"{release} is not in the pillar any more"
-                return self._end("paused", f"{wish}, but {farm} of {site}: {why}")
-        if wish.kind == "rollback":
-            return self._roll_back(wish)
-        return self._end("aborted", f"{wish}; every farm is in service")
-
-    def _goal(self, site: str, farm: str, release: str) -> Goal | None:
-        for goal in self.run.goals:
-            if (goal.site, goal.farm, goal.release) == (site, farm, release):
-                return goal
-        found = self.all.goal_for(site, farm, release)
-        return found and replace(found, reset_sessions=True)
-
-    def _roll_back(self, wish: Wish) -> RunOutcome:
-        """The farms of the run in reverse, each to the release that it had before the run."""
-        had: dict[tuple[str, str], str] = {}
-        for site, farm, before in self.journal.finished(self.number):
-            had.setdefault((site, farm), before.release)
-        for (site, farm), release in reversed(had.items()):
-            goal = self._goal_back(site, farm, release)
-            if goal is None:
-                return self._end(
-                    "paused",
-                    f"{wish}, but {farm} of {site} was on {release}, which is not in "
-                    "the pillar any more",
-                )
-            outcome = self._farm(goal, wished=self._only_pause)
-            if not outcome.ok:
-                return self._end("paused", f"{wish}, but {farm} of {site}: {outcome.message}")
-        return self._end("rolled_back", f"{wish}; every farm is on the release that it had")
-
-    def _goal_back(self, site: str, farm: str, release: str) -> Goal | None:
-        found = self.all.goal_for(site, farm, release)
-        return found and replace(found, reset_sessions=True)
-
-    def _end(self, state: str, message: str) -> RunOutcome:
-        came_to = {(outcome.goal.site, outcome.goal.farm) for outcome in self.outcomes}
-        todo = {
-            "paused": f"salt-run upgrade.resume {self.number}",
-            "refused": again(self.run),
-            "failed": again(self.run),
-        }
-        return RunOutcome(
-            state,
-            self.number,
-            message,
-            self.run.kind,
-            releases(self.run),
-            tuple(self.outcomes),
-            tuple(g for g in self.run.goals if (g.site, g.farm) not in came_to),
-            todo.get(state, ""),
-        )
-
-
-def describe(run: Run) -> str:
-    """A run in a few words: for the lease, a message, a list."""
-    return f"{run.kind} of {scope(run)} to {releases(run)}"
-
-
-def again(run: Run) -> str:
-    """The command that asks for the run once more."""
-    if len(run.goals) == 1:
-        return command(run.goals[0])
-    scope = f"site {run.sites[0]}" if len(run.sites) == 1 else "all"
-    return f"salt-run upgrade.{scope} release={run.goals[0].release}"
+def in_force(topology: Topology, run: Run) -> dict[str, Site]:
+    """The run's sites, each with its policy as the run overrides it."""
+    sites = {name: topology.site(name) for name in run.sites}
+    return {
+        name: site.model_copy(update={"policy": site.policy.overridden(run.policy)})
+        for name, site in sites.items()
+    }

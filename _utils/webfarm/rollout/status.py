@@ -15,6 +15,7 @@ from webfarm.rollout.lease import alive, holders
 from webfarm.rollout.model import Goal, Memory, Seen
 from webfarm.rollout.report import utc
 from webfarm.rollout.run import describe as described
+from webfarm.rollout.run import in_force
 from webfarm.rollout.situation import Situation
 
 Data = dict[str, Any]
@@ -95,7 +96,7 @@ def watch(context: Context, id: object = None) -> Data:
     with context.journal() as journal:
         number = the_run(journal, id, ended=True)["id"]
         run = journal.run(number)["run"]
-        context.watcher.expects(approvals(run, context.in_force(run)))
+        context.watcher.expects(approvals(run, in_force(context.topology, run)))
         follower = Follower(journal, number, context.watcher)
         alone = 0  # looks in a row that found nobody at it
         while True:
