@@ -8,15 +8,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import salt.client
+import salt.exceptions
 import yaml
-from loopback import NET, free_port
+from loopback import NET, free_port, wait_for
 
 HOST = f"{NET}.1.4"
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,7 @@ class Salt:
                 "ret_port": ret,
                 "auto_accept": True,
                 "worker_threads": 2,
+                "gather_job_timeout": 2,
                 "file_roots": {"base": [str(self.files)]},
                 "pillar_roots": {"base": [str(pillar_root)]},
                 **master,
@@ -87,10 +89,9 @@ class Salt:
                     start_new_session=True,
                 )
             )
-        deadline = time.monotonic() + 120
-        while self.salt("test.ping", check=False) is not True:
-            assert time.monotonic() < deadline, (self.home / "minion.out").read_text()[-2000:]
-            time.sleep(1)
+        wait_for(
+            lambda: self.salt("test.ping", check=False), f"the minion of {self.home} answers", 180
+        )
 
     def stop(self) -> None:
         for daemon in self.daemons:
@@ -98,33 +99,37 @@ class Salt:
                 os.killpg(daemon.pid, signal.SIGKILL)
             daemon.wait(20)
 
-    def _run(self, *args: str, check: bool) -> Any:
-        done = subprocess.run(
-            [*args, "-c", str(self.home), "--out=json"], capture_output=True, text=True, timeout=180
-        )
-        if check:
-            assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads(done.stdout) if done.stdout.strip() else None
+    def salt(self, function: str, check: bool = True) -> Any:
+        """What the minion answers; None when it does not and that is not checked."""
+        try:
+            with salt.client.LocalClient(str(self.home / "master")) as client:
+                answer = client.cmd(MINION, function, timeout=90 if check else 2)
+        except salt.exceptions.SaltException:
+            if check:
+                raise
+            answer = {}
+        assert MINION in answer or not check, (self.home / "minion.out").read_text()[-2000:]
+        return answer.get(MINION)
 
-    def salt(self, *args: str, check: bool = True) -> Any:
-        answer = self._run(str(self.bin / "salt"), "--static", "-t30", MINION, *args, check=check)
-        return (answer or {}).get(MINION)
+    def runner(self, function: str) -> Any:
+        """What the runner returns, with the Python of ``bin_dir``."""
+        command = [str(self.bin / "salt-run"), "-c", str(self.home), "--out=json", function]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
 
-    def runner(self, *args: str, check: bool = True) -> Any:
-        return self._run(str(self.bin / "salt-run"), *args, check=check)
 
-
-def assert_everything_is_loaded(salt: Salt) -> None:
-    functions = salt.salt("sys.list_functions")
+def assert_everything_is_loaded(one: Salt) -> None:
+    functions = one.salt("sys.list_functions")
     for module in PUBLIC_MODULES:
         assert any(f.startswith(f"{module}.") for f in functions), f"{module} is not loaded"
-    states = salt.salt("sys.list_state_functions")
+    states = one.salt("sys.list_state_functions")
     for state in PUBLIC_STATES:
         assert any(f.startswith(f"{state}.") for f in states), f"state {state} is not loaded"
-    runners = salt.runner("doc.runner")
+    runners = one.runner("doc.runner")
     for runner in PUBLIC_RUNNERS:
         assert any(f.startswith(f"{runner}.") for f in runners), f"runner {runner} is not loaded"
-    assert salt.salt("webfarm_topology.node")["farm"] == "farm1"
+    assert one.salt("webfarm_topology.node")["farm"] == "farm1"
 
 
 @pytest.fixture
@@ -138,33 +143,38 @@ def make_salt() -> Iterator[Callable[..., Salt]]:
         return made[-1]
 
     yield make
-    for salt in made:
-        salt.stop()
-    shutil.rmtree(home)
+    for one in made:
+        one.stop()
+
+    def removed() -> bool:  # fails while one of the killed processes still writes there
+        shutil.rmtree(home)
+        return True
+
+    wait_for(removed, f"{home} is removed")
 
 
 def test_the_synced_tree_works_and_a_library_synced_again_is_used_at_once(
     make_salt: Callable[..., Salt], pillar: dict[str, Any]
 ) -> None:
-    salt = make_salt(Path(sys.executable).parent, pillar)
+    cluster = make_salt(Path(sys.executable).parent, pillar)
     for folder in LOADER_FOLDERS:
         shutil.copytree(
-            ROOT / folder, salt.files / folder, ignore=shutil.ignore_patterns("__pycache__")
+            ROOT / folder, cluster.files / folder, ignore=shutil.ignore_patterns("__pycache__")
         )
-    salt.start()
-    salt.salt("saltutil.sync_all")
-    salt.runner("saltutil.sync_all")
-    assert_everything_is_loaded(salt)
+    cluster.start()
+    cluster.salt("saltutil.sync_all")
+    cluster.runner("saltutil.sync_all")
+    assert_everything_is_loaded(cluster)
 
-    before = salt.salt("webfarm_topology.version")
-    library = salt.files / "_utils/webfarm/__init__.py"
+    before = cluster.salt("webfarm_topology.version")
+    library = cluster.files / "_utils/webfarm/__init__.py"
     library.write_text(library.read_text().replace(before, "99.0.0"))
-    module = salt.files / "_modules/webfarm_topology.py"
+    module = cluster.files / "_modules/webfarm_topology.py"
     module.write_text(
         module.read_text() + "\n# a newer module, so that the loader reads it again\n"
     )
-    salt.salt("saltutil.sync_all")
-    assert salt.salt("webfarm_topology.version") == "99.0.0"
+    cluster.salt("saltutil.sync_all")
+    assert cluster.salt("webfarm_topology.version") == "99.0.0"
 
 
 def test_the_wheel_works_with_nothing_to_sync(
@@ -195,10 +205,10 @@ def test_the_wheel_works_with_nothing_to_sync(
         text = (Path(sys.executable).parent / script).read_text()
         (home / "bin" / script).write_text(f"#!{home}/bin/python\n" + text.partition("\n")[2])
         (home / "bin" / script).chmod(0o755)
-    salt = make_salt(home / "bin", pillar)
-    salt.start()
-    assert_everything_is_loaded(salt)
-    assert str(site) in str(salt.salt("webfarm_topology.where"))
+    cluster = make_salt(home / "bin", pillar)
+    cluster.start()
+    assert_everything_is_loaded(cluster)
+    assert str(site) in str(cluster.salt("webfarm_topology.where"))
 
 
 RUNNER = """
@@ -214,7 +224,7 @@ def test_a_minion_that_starts_gets_the_modules_and_is_brought_back(
     mark, runners = tmp_path / "rejoined", tmp_path / "runners"
     runners.mkdir()
     (runners / "upgrade.py").write_text(RUNNER.format(mark=str(mark)))
-    salt = make_salt(
+    cluster = make_salt(
         Path(sys.executable).parent,
         pillar,
         runner_dirs=[str(runners)],
@@ -222,13 +232,15 @@ def test_a_minion_that_starts_gets_the_modules_and_is_brought_back(
     )
     for folder in ("_modules", "_utils", "reactor"):
         shutil.copytree(
-            ROOT / folder, salt.files / folder, ignore=shutil.ignore_patterns("__pycache__")
+            ROOT / folder, cluster.files / folder, ignore=shutil.ignore_patterns("__pycache__")
         )
-    salt.start()
-    deadline = time.monotonic() + 120
-    while not mark.exists() or salt.salt("webfarm_topology.node", check=False) is None:
-        assert time.monotonic() < deadline, (salt.home / "master.out").read_text()[-2000:]
-        time.sleep(0.5)
+    cluster.start()
+    wait_for(mark.exists, "the runner is called", 180)
+
+    def synced() -> bool:
+        return isinstance(cluster.salt("webfarm_topology.node", check=False), dict)
+
+    wait_for(synced, "the modules are synced", 180)
     assert mark.read_text() == MINION
 
 
