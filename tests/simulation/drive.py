@@ -112,12 +112,13 @@ def plan_of(seed: int, base: dict[str, Any], without: frozenset[str] = frozenset
 class Drive:
     """A world with its master, and what is done to them."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, sessions: int = 10) -> None:
         self.plan = plan
+        self.longest = LONGEST
         shared = Path("/dev/shm")
         folder = str(shared) if shared.is_dir() else None
         self.folder = Path(tempfile.mkdtemp(prefix="webfarm-simulation-", dir=folder))
-        self.world = World(plan.seed, plan.pillar, plan.sites, honours_moved=plan.honours_moved)
+        self.world = World(plan.seed, plan.pillar, plan.sites, sessions, plan.honours_moved)
         self.master = Master(self.world, self.folder / "journal.sqlite")
         self.master.knows_the_dead = "forgetful" not in plan.kinds
         for site in plan.sites:
@@ -137,8 +138,12 @@ class Drive:
             tail = "\n".join(world.trace[-60:])
             raise AssertionError(f"seed {self.plan.seed}: {error}\n{tail}") from error
         finally:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.discard()
         return world
+
+    def discard(self) -> None:
+        """Remove the journal."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def command(self, what: str, command: Callable[[Context], dict[str, Any]]) -> Controller:
         """Type a command and wait for its end."""
@@ -148,7 +153,7 @@ class Drive:
 
     def wait(self, controller: Controller) -> None:
         """Until it has ended."""
-        if not self.world.join(controller.actor, LONGEST):
+        if not self.world.join(controller.actor, self.longest):
             raise Broken(f"S6: [{controller.pid}] {controller.what} does not end")
 
     # -- the two parts ----------------------------------------------------------------------------

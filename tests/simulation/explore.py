@@ -3,8 +3,9 @@
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from .model import FARMS, Model, State
+from .model import Model
 from .sessions import Broken
+from .values import FARMS, State
 
 LONGEST = 300  # looks until a run must have ended, when nothing is in its way
 

@@ -74,8 +74,9 @@ class Minions:
         node.disk.take(target, names[: whole + 1])  # each map on disk first
         node.live.take(target, names[:whole])
         self.world.judge.changed(place)
-        if node.live.release != before:
-            self.world.checks(place)
+        moved = [farm for farm, release in node.live.release.items() if release != before[farm]]
+        for farm in moved:
+            self.world.checks(place, place.farms[farm])
         if torn:
             self.world.log(f"{node.name} was cut short after {whole} maps")
             return
