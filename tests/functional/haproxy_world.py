@@ -4,28 +4,25 @@ on the loopback.
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import ssl
 import subprocess
 import sys
 import threading
-from collections import Counter
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import jinja2
-from loopback import NET, PATIENCE, wait_for
+from echo_server import RELEASES, Server
+from http_client import Http, Reply
+from loopback import NET, wait_for
 from webfarm.haproxy import farms, sites
 from webfarm.haproxy.runtime import Balancer, Settings
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = ROOT / "salt" / "haproxy" / "files"
-RELEASES = ("2026.11.1", "2026.11.2")
 
 
 def render(template: str, **context: Any) -> str:
@@ -35,181 +32,6 @@ def render(template: str, **context: Any) -> str:
         keep_trailing_newline=True,  # as Salt does
     )
     return environment.get_template(template).render(**context)
-
-
-@dataclass
-class Server:
-    """A web server with a guard: /ready, 425 for another release, an echo of what it was sent.
-
-    A page takes as long as its ``ms`` says, or with ``hold`` until the world lets go.
-    """
-
-    id: str
-    farm: str
-    address: str
-    port: int = 18080
-    site: str = "site1"
-    release: str = RELEASES[0]
-    uncached: bool = False
-    guarded: bool = True
-    answered: Counter[str] = field(default_factory=Counter)
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
-    listener: asyncio.Server | None = None
-    connections: set[asyncio.StreamWriter] = field(default_factory=set)
-
-    async def start(self) -> None:
-        self.listener = await asyncio.start_server(self.serve, self.address, self.port)
-
-    async def stop(self) -> None:
-        """Like a power cut: nothing listens any more and connections are reset."""
-        if self.listener is not None:
-            self.listener.close()
-            self.listener = None
-        for writer in list(self.connections):
-            writer.transport.abort()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections.add(writer)
-        try:
-            while await self.exchange(reader, writer):
-                pass
-        except (OSError, asyncio.IncompleteReadError, ValueError):
-            pass
-        finally:
-            self.connections.discard(writer)
-            writer.close()
-
-    async def exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        received = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        method, target, _ = received[0].split(" ")
-        headers: dict[str, str] = {}
-        for line in received[1:-2]:
-            name, _, value = line.partition(":")
-            key = name.strip().lower()
-            headers[key] = f"{headers[key]},{value.strip()}" if key in headers else value.strip()
-        body = await reader.readexactly(int(headers.get("content-length", 0)))
-        url = urlsplit(target)
-        expected = headers.get("x-webfarm-release", "")
-        lines = []
-        if url.path == "/ready":
-            status = "200 OK" if expected == self.release else "503 Not Ready"
-            content = json.dumps({"release": self.release})
-        elif url.path == "/.webfarm/site-up":
-            status, content = "200 OK", "up"
-        elif expected != self.release and self.guarded:
-            status, content = "425 Too Early", ""
-            lines.append(f"X-Webfarm-Fence: {self.release}")
-            self.answered["refused"] += 1
-        else:
-            query = parse_qs(url.query)
-            if "hold" in query:
-                await self.gate.wait()
-            await asyncio.sleep(float(query.get("ms", ["0"])[0]) / 1000)
-            status = query.get("status", ["200 OK"])[0]
-            self.answered["served"] += 1
-            content = json.dumps(
-                {
-                    "server": self.id,
-                    "site": self.site,
-                    "farm": self.farm,
-                    "release": self.release,
-                    "method": method,
-                    "path": url.path,
-                    "body": len(body),
-                    "headers": headers,
-                }
-            )
-            if url.path != "/static":
-                lines.append(f"X-Webfarm-Release: {self.release}")
-            if self.uncached:
-                lines.append("X-Webfarm-Uncached: 1")
-        lines += [f"Content-Length: {len(content)}", "Content-Type: application/json"]
-        head = "\r\n".join([f"HTTP/1.1 {status}", *lines])
-        writer.write(f"{head}\r\n\r\n{content}".encode())
-        await writer.drain()
-        return headers.get("connection", "").lower() != "close"
-
-
-@dataclass
-class Reply:
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
-
-    @property
-    def json(self) -> dict[str, Any]:
-        return dict(json.loads(self.body))
-
-    def header(self, name: str) -> str | None:
-        return next((v for k, v in self.headers if k == name.lower()), None)
-
-    @property
-    def cookies(self) -> dict[str, str]:
-        found = {}
-        for name, value in self.headers:
-            if name == "set-cookie":
-                key, _, rest = value.partition("=")
-                found[key] = rest.partition(";")[0]
-        return found
-
-
-class Http:
-    """A client with one kept connection; a failed request raises, nothing is repeated."""
-
-    def __init__(self, host: str, port: int, trust: ssl.SSLContext | None = None) -> None:
-        self.host, self.port, self.trust = host, port, trust
-        self.reader: asyncio.StreamReader | None = None
-        self.writer: asyncio.StreamWriter | None = None
-        self.cookies: dict[str, str] = {}
-
-    async def request(
-        self,
-        path: str = "/",
-        method: str = "GET",
-        headers: dict[str, str] | None = None,
-        body: bytes = b"",
-        seconds: float = PATIENCE,
-    ) -> Reply:
-        return await asyncio.wait_for(self._request(path, method, headers or {}, body), seconds)
-
-    async def _request(self, path: str, method: str, headers: dict[str, str], body: bytes) -> Reply:
-        if self.writer is None:
-            self.reader, self.writer = await asyncio.open_connection(
-                self.host,
-                self.port,
-                limit=1 << 20,
-                ssl=self.trust,
-                server_hostname="shop.example" if self.trust else None,
-            )
-        assert self.reader is not None
-        sent = {"Host": "shop.example", **headers}
-        if self.cookies:
-            sent.setdefault("Cookie", "; ".join(f"{k}={v}" for k, v in self.cookies.items()))
-        if body or method == "POST":
-            sent["Content-Length"] = str(len(body))
-        lines = [f"{method} {path} HTTP/1.1", *(f"{k}: {v}" for k, v in sent.items())]
-        self.writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
-        head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        pairs = [(k.lower(), v.strip()) for k, _, v in (line.partition(":") for line in head[1:-2])]
-        found = dict(pairs)
-        if found.get("transfer-encoding") == "chunked":
-            content = b""
-            while size := int(await self.reader.readline(), 16):
-                content += await self.reader.readexactly(size)
-                await self.reader.readline()
-            await self.reader.readline()
-        else:
-            content = await self.reader.readexactly(int(found.get("content-length", 0)))
-        reply = Reply(int(head[0].split(" ")[1]), pairs, content)
-        self.cookies |= reply.cookies
-        if found.get("connection", "").lower() == "close":
-            self.close()
-        return reply
-
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-        self.reader = self.writer = None
 
 
 class Haproxy:
