@@ -123,7 +123,8 @@ def _number(value: Any, what: str) -> int:
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise _Odd(f"{what} is {value!a:.40}, expected text")
-    return "".join(c if c.isprintable() else " " for c in value[:500])
+    value = value[:500]
+    return value if value.isprintable() else "".join(c if c.isprintable() else " " for c in value)
 
 
 def _shares(value: Any, what: str) -> dict[str, int]:
