@@ -174,6 +174,9 @@ class Shop:
 
     def level(self) -> str:
         """Bring all farms to the newest release, open, whatever was left behind; returns it."""
+        for run in self.unfinished():
+            self.connected()
+            self.lab.run("upgrade.abort", str(run))
         views = self.views()
         releases = self.releases(views)
         newest = max(releases.values(), key=order_key)
