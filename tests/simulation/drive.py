@@ -26,7 +26,7 @@ from .sessions import Broken
 from .world import World
 
 FIRST, SECOND, THIRD = "2026.11.1", "2026.11.2", "2026.11.10"
-TROUBLED_SECONDS = 250.0
+TROUBLED_SECONDS = 200.0
 LONGEST = 7200.0  # nothing that an operator types may take longer when nothing is wrong
 ATTEMPTS = 8
 KINDS = (*FAULTS, *OPERATORS, "flaw", "unmoved", "forgetful")
@@ -96,8 +96,8 @@ def plan_of(seed: int, base: dict[str, Any], without: frozenset[str] = frozenset
     kinds |= {kind for kind in OPERATORS if chance.random() < 0.3}
     kinds |= {kind for kind in ("flaw", "unmoved", "forgetful") if chance.random() < 0.15}
     moved = "unmoved" not in kinds
-    if not moved:  # then a dead farm's memory is trusted, which only an upgrade's flush mends
-        kinds -= {"death", "outage"}
+    if not moved:  # then a cache is trusted after any move, and only an upgrade flushes it
+        kinds -= {"death", "outage", "hand"}
     scopes = [(None, None), ("site1", None), ("site1", "farm1")]
     return Plan(
         seed,
@@ -112,7 +112,7 @@ def plan_of(seed: int, base: dict[str, Any], without: frozenset[str] = frozenset
 class Drive:
     """A world with its master, and what is done to them."""
 
-    def __init__(self, plan: Plan, sessions: int = 10) -> None:
+    def __init__(self, plan: Plan, sessions: int = 8) -> None:
         self.plan = plan
         self.longest = LONGEST
         shared = Path("/dev/shm")
@@ -181,7 +181,7 @@ class Drive:
         world, operators = self.world, self.operators
         for controller in operators.live:
             self.wait(controller)
-        world.sleep(150)  # messages that are late arrive, leases of the dead expire
+        world.sleep(120)  # messages that are late arrive, leases of the dead expire
         self.faults.repair()
         chance = random.Random(f"{self.plan.seed} {release} calm")
         if release in world.flaws:

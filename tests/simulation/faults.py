@@ -3,7 +3,6 @@
 So a kind can be left out, to shorten a failure's trace, and the others happen as before.
 """
 
-import copy
 import random
 from collections.abc import Callable
 from typing import Any
@@ -182,7 +181,7 @@ class Faults:
         for balancer in self.world.balancers:
             if balancer.live != balancer.disk:
                 self.world.log(f"{balancer.name} is reconciled")
-                balancer.live = copy.deepcopy(balancer.disk)
+                balancer.live = balancer.disk.copy()
                 self.world.checks(self.world.places[balancer.site])
 
 

@@ -4,7 +4,6 @@ A change holds the node's lock while it runs; holds are parsed and compared by t
 :mod:`webfarm.hold`, which keeps them in files.
 """
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -122,7 +121,7 @@ class Minions:
         )
 
     def _reconcile(self, place: Place, node: Balancer, _: dict[str, Any], reply: Reply) -> None:
-        node.live = copy.deepcopy(node.disk)
+        node.live = node.disk.copy()
         self.world.checks(place)
         reply({})
 

@@ -57,9 +57,14 @@ class Maps:
     pick_newest: dict[str, int]
     amnesty: int = 0
 
+    def copy(self) -> "Maps":
+        """Maps of its own."""
+        own = {k: dict(v) if isinstance(v, dict) else v for k, v in vars(self).items()}
+        return Maps(**own)
+
     def changed(self, wanted: Mapping[str, Any]) -> "Maps":
         """These maps with what ``haproxy_runtime.set_farms`` was given."""
-        new = copy.deepcopy(self)
+        new = self.copy()
         for name in ("state", "release", "generation"):
             getattr(new, name).update(wanted.get(name, {}))
         for name in ("pick", "pick_newest"):
@@ -122,7 +127,7 @@ class Balancer(Node):
     def restart(self) -> None:
         """HAProxy starts from its disk, believes in every server, and has counted nothing."""
         self.boots += 1
-        self.live = copy.deepcopy(self.disk)
+        self.live = self.disk.copy()
         self.up = dict.fromkeys(self.up, True)
         self.counts = {farm: Count() for farm in self.counts}
 
@@ -170,8 +175,8 @@ def place(name: str, plan: Site, release: str) -> Place:
         balancer: Balancer(
             balancer,
             name,
-            live=copy.deepcopy(maps),
-            disk=copy.deepcopy(maps),
+            live=maps.copy(),
+            disk=maps.copy(),
             up=dict.fromkeys(web, True),
             counts={farm: Count() for farm in farms},
         )

@@ -183,9 +183,11 @@ class Clients:
     def server(self, balancer: Balancer, farm: str) -> Web | None:
         """A server that is UP here; one that is dead or answers 425 is retried on another."""
         up = [web for web in self.place.farms[farm] if balancer.up[web.name]]
-        self.world.random.shuffle(up)
         fence = balancer.live.release[farm]
-        for web in up[: RETRIES + 1]:
+        for _ in range(RETRIES + 1):
+            if not up:
+                break
+            web = up.pop(int(self.world.random.random() * len(up)))
             if web.alive and web.ready and web.release == fence:
                 return web
         return None
