@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
+# no deadlines, since machines are busy; the same examples each time: --hypothesis-profile=default
+# tries others
+settings.load_profile("ci")
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "_utils"))
 sys.path.insert(0, str(ROOT / "lab"))
