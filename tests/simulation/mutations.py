@@ -26,7 +26,7 @@ from webfarm.rollout.journal import Journal
 from webfarm.rollout.situation import Situation
 from webfarm.rollout.world import Result
 
-from . import mutants, test_guards, test_releases, test_scenarios
+from . import mutants, test_guards, test_openings, test_releases, test_scenarios
 
 Patch = pytest.MonkeyPatch
 Trial = int | Callable[[], Any]
@@ -58,15 +58,25 @@ GUARDS: tuple[Mutation, ...] = (
         mutants.put(act, "_quiesce", lambda *_: Result("done", {})),
         (0,),
     ),
-    Mutation("idle must be seen twice", "planner.remember", mutants.seen_idle_once, (1,)),
-    Mutation("the pool is flushed", "steps.flush", mutants.put(steps, "flush", lambda _: None), ()),
+    Mutation("idle must be seen twice", "planner.remember", mutants.seen_idle_once, (4,)),
     Mutation(
-        "the flush is proven", "pool.unproven", mutants.put(pool, "unproven", lambda *_: {}), ()
+        "the pool is flushed", "steps.flush", mutants.put(steps, "flush", lambda _: None), (8,)
+    ),
+    Mutation(
+        "the flush is proven",
+        "pool.unproven",
+        mutants.put(pool, "unproven", lambda *_: {}),
+        (test_openings.test_s3_a_pool_that_cannot_be_emptied_keeps_its_farm_closed,),
     ),
     Mutation(
         "every balancer is asked", "Situation.blind", mutants.one_balancer_speaks_for_all, (0,)
     ),
-    Mutation("ready on all before open", "opening.ready", mutants.open_in_one_phase, ()),
+    Mutation(
+        "ready on all before open",
+        "opening.ready",
+        mutants.open_in_one_phase,
+        (test_openings.test_s1_a_balancer_that_lags_at_the_opening_lets_no_session_go_back,),
+    ),
     Mutation("closed before the fence moves", "planner._close", mutants.fence_first, (0,)),
     Mutation("half open goes forward only", "opening.half_open", mutants.half_open_goes_back, ()),
     Mutation(
@@ -79,15 +89,20 @@ GUARDS: tuple[Mutation, ...] = (
         "no way back after it opened",
         "engine._no_way_back",
         mutants.put(engine.Engine, "_no_way_back", lambda self: ""),
-        (),
+        (test_openings.test_s1_aborted_with_one_balancer_open_it_goes_forward,),
     ),
     Mutation("changes are read back", "act._balancers", mutants.replies_are_believed, (0,)),
-    Mutation("servers are seen UP before open", "probe.lacking", mutants.up_is_not_looked_at, ()),
+    Mutation(
+        "servers are seen UP before open",
+        "probe.lacking",
+        mutants.up_is_not_looked_at,
+        (test_openings.test_s4_servers_that_a_balancer_finds_down_keep_their_farm_out,),
+    ),
     Mutation(
         "only a server that is DOWN is switched",
         "opening.stragglers",
         mutants.stragglers_are_switched_while_up,
-        (0,),
+        (1,),
     ),
     Mutation(
         "min_capacity",
@@ -113,13 +128,13 @@ GUARDS: tuple[Mutation, ...] = (
         "another farm takes the sessions over",
         "preflight._takes_over",
         mutants.put(preflight, "_takes_over", lambda *_: True),
-        (),
+        (test_openings.test_s2_a_farm_stays_while_no_other_may_answer_its_sessions,),
     ),
     Mutation(
         "the balancers agree",
         "preflight.disagreements",
         mutants.put(preflight, "disagreements", lambda _: []),
-        (),
+        (test_openings.test_a_balancer_with_another_state_on_disk_is_reconciled_first,),
     ),
     Mutation(
         "no release older than sessions have seen",
@@ -167,13 +182,13 @@ GUARDS: tuple[Mutation, ...] = (
         "how the farm was outlives a crash",
         "Journal.remember",
         mutants.no_before,
-        (partial(test_scenarios.killed, 30, 30, True, test_scenarios.control.abort),),
+        (test_openings.test_s6_killed_while_it_was_closed_it_can_still_go_back,),
     ),
     Mutation(
         "who is left out is written down",
         "Journal.quarantine",
         mutants.put(Journal, "quarantine", lambda *_: None),
-        (),
+        (test_scenarios.test_s8_a_server_that_slept_is_named_and_brought_back_by_upgrade_server,),
     ),
     Mutation(
         "one holder of a site",

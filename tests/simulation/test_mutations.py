@@ -32,6 +32,6 @@ def test_a_removed_guard_is_found(guard: Mutation, record_property: Any) -> None
         for trial in (*guard.trials, *SEEDS):
             verdict = verdict_of(trial)
             if verdict:
-                record_property("simulation", f"{guard.name:<42}{guard.where:<26}{verdict[:100]}")
+                record_property("simulation", f"{guard.name:<42}{guard.where:<28}{verdict[:100]}")
                 return
     pytest.fail(f"nothing misses the guard '{guard.name}' of {guard.where}", pytrace=False)

@@ -189,6 +189,7 @@ def test_s8_a_server_that_slept_is_named_and_brought_back_by_upgrade_server() ->
         drive.world.revive(web)
         drive.world.sleep(30)
         assert not any(b.up[web.name] for b in drive.world.balancers)  # S7
+        drive.at_rest(None)
         back_again = drive.command(
             "server", lambda c: servers.server(c, "site1", "farm2", web.name)
         )
