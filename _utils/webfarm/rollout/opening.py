@@ -133,7 +133,9 @@ def _opened(now: Situation, name: str) -> bool:
     at, view = now.at[name], now.balancers[name]
     farm = now.goal.farm
     young = at.generation < view.newest or view.pick_newest.get(farm, 0) > 0
-    return at.state == "open" and view.pick.get(farm, 0) > 0 and young and view.disk_agrees
+    # on the way back the disk may hold what was intended before; else it is a hand's, not ours
+    settled = view.disk_agrees or not now.memory.retreat
+    return at.state == "open" and view.pick.get(farm, 0) > 0 and young and settled
 
 
 def stragglers(now: Situation) -> list[str]:
