@@ -151,12 +151,21 @@ class Faults:
             balancer.disk.state[farm] = state
 
         def undo() -> None:
-            for maps in (balancer.live, balancer.disk):
-                if maps.state[farm] == state and self._is_open_elsewhere(balancer, farm):
-                    maps.state[farm] = "open"
+            self._put_back(balancer, farm, state)
             self.world.log(f"the hand goes from {farm} on {balancer.name}")
 
         self._for_a_while(chance.uniform(5, REPAIR_SECONDS), undo)
+
+    def _put_back(self, balancer: Balancer, farm: str, state: str) -> None:
+        """As the other balancers have it, also in the pick maps that were written meanwhile."""
+        for other in self.world.places[balancer.site].balancers.values():
+            for maps in (balancer.live, balancer.disk):
+                if maps.state[farm] == state and self._is_open_elsewhere(balancer, farm):
+                    maps.state[farm] = "open"
+                for name in ("pick", "pick_newest"):
+                    share = getattr(other.live, name).get(farm)
+                    if share and maps.state[farm] == "open":
+                        getattr(maps, name)[farm] = share
 
     def _is_open_elsewhere(self, balancer: Balancer, farm: str) -> bool:
         others = self.world.places[balancer.site].balancers.values()

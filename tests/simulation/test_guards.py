@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from webfarm.rollout import back, commands, control
+from webfarm.rollout import back, commands, control, servers
 
 from tests.conftest import EXAMPLE
 
@@ -188,3 +188,22 @@ def test_a_release_that_was_marked_bad_is_refused() -> None:
         assert upgrade(drive)["state"] == "done"
 
     play(18, work)
+
+
+def test_a_server_returns_to_its_farm_although_the_release_was_marked_bad() -> None:
+    """Else the site would lack the capacity to leave that release."""
+
+    def work(drive: Drive) -> None:
+        web = drive.world.places["site1"].web["site1-farm2-ws2"]
+        drive.world.kill(web)
+        drive.world.sleep(5)
+        assert upgrade(drive)["state"] == "done"
+        drive.command("bad", lambda c: control.bad(c, SECOND, "it fails"))
+        drive.world.revive(web)
+        drive.world.sleep(5)
+        returned = drive.command("rejoin", lambda c: servers.rejoin(c, web.name)).result
+        assert returned and returned["state"] == "done", returned
+        drive.world.sleep(3)
+        assert all(balancer.up[web.name] for balancer in drive.world.balancers)
+
+    play(19, work)

@@ -88,7 +88,8 @@ class Course:
         """Why the run must not touch anything; None when it may, or did already."""
         bad = self.journal.bad()
         marked = {goal.release: bad[goal.release] for goal in self.run.goals if goal.release in bad}
-        if marked and not self._wished():
+        serves = self.run.kind == "server"  # its farm has that release already
+        if marked and not serves and not self._wished():
             return self._end(
                 "paused" if self.resumed else "refused",
                 "; ".join(
