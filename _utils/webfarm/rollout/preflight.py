@@ -91,7 +91,11 @@ def disagreements(now: Situation) -> list[str]:
     lines += _differ("newest", {name: str(view.newest) for name, view in views.items()})
     for what in ("pick", "pick_newest"):
         shown = {name: _others_in(getattr(view, what), now) for name, view in views.items()}
-        lines += _differ(what, shown)
+        lines += [
+            f"{line}; an open farm that is missing somewhere is mended by `salt-run upgrade.farm "
+            f"{now.goal.site} FARM release=RELEASE` with the release that it has"
+            for line in _differ(what, shown)
+        ]
     for farm in now.site.farms:
         for what in ("state", "generation", "release"):
             values = {name: getattr(view.farms[farm], what) for name, view in views.items()}
