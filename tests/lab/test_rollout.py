@@ -256,11 +256,15 @@ def test_a_server_that_fails_is_left_out_and_brought_back_by_a_command(
     farm, release = shop.next_farm(), shop.following()
     broken = shop.farms[farm][0]
     with shop.phase("quarantine"):
-        shop.lab.sh(broken, "systemctl mask --runtime webfarm-php-fpm")
+        folder = "/run/systemd/system/webfarm-php-fpm.service.d"
+        wrong = (
+            f"mkdir {folder} && printf '[Service]\\nExecStartPre=/bin/false\\n' > {folder}/a.conf"
+        )
+        shop.lab.sh(broken, f"{wrong} && systemctl daemon-reload")
         try:
             shop.upgrade(farm, release)
         finally:
-            shop.lab.sh(broken, "systemctl unmask --runtime webfarm-php-fpm")
+            shop.lab.sh(broken, f"rm -r {folder} && systemctl daemon-reload")
         [(server, why)] = shop.lab.run("upgrade.status")["quarantined"].items()
         assert server.split() == [shop.site, farm, broken] and why
         assert command(shop.lab, "upgrade.server", shop.site, farm, broken).ok
