@@ -142,8 +142,9 @@ class Faults:
             return
         farm = chance.choice(list(balancer.live.state))
         state = chance.choice(["drain", "closed"])
-        if balancer.live.state[farm] != "open":
-            return
+        site = self.world.places[balancer.site].balancers.values()
+        if any(other.live.state[farm] != "open" for other in site):
+            return  # a hand would not know how to put it back
         self.world.log(f"a hand sets {farm} to {state} on {balancer.name}")
         balancer.touched = self.world.now
         balancer.live.state[farm] = state
