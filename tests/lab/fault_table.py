@@ -188,7 +188,7 @@ def strike(shop: Shop, fault: Fault, step: str) -> Row:
         shop.answers(150)
     found = shop.judge("--promises=S1,S3")["promises"]
     s1, s3 = (found[promise]["phases"].get(name, 0) for promise in ("S1", "S3"))
-    failed = [answer for answer in shop.failed() if answer.answered >= began]
+    failed = shop.failed(began)
     lost = [
         answer
         for answer in failed

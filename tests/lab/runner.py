@@ -7,6 +7,7 @@ import signal
 import subprocess
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from lab_words import PROGRAM, Lab
 
@@ -82,15 +83,11 @@ def sql(lab: Lab, query: str) -> list[list[Any]]:
 class Runner:
     """`salt-run WORDS` on the master, in the background."""
 
-    count = 0
-
     def __init__(self, lab: Lab, *words: str) -> None:
-        Runner.count += 1
         self.lab = lab
         self.words = words
-        self.pidfile = f"/run/runner-{Runner.count}.pid"
+        self.pidfile = f"/run/runner-{uuid4().hex}.pid"
         self.after = int((sql(lab, LATEST) or [[0]])[0][0])
-        lab.exec("master", "rm", "-f", self.pidfile)
         start = 'echo $$ > "$0"; exec "$@"'
         self.process = subprocess.Popen(
             [

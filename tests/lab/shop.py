@@ -309,7 +309,7 @@ class Shop:
 
     @contextmanager
     def traffic(
-        self, *options: str, rate: int = 100, sessions: int = 120, life: int = 60
+        self, *options: str, rate: int = 80, sessions: int = 100, life: int = 60
     ) -> Iterator[None]:
         """Mixed traffic while the block runs; it begins when every client has a session."""
         self.lab.traffic("stop", check=False)
@@ -343,10 +343,11 @@ class Shop:
         lines = self.lab.sh("client", f"cat {LOG}").splitlines(keepends=True)
         return [entry for entry in decode_all(lines) if isinstance(entry, Answer)]
 
-    def failed(self) -> list[Answer]:
-        """The answers of the traffic that were none, or an error."""
+    def failed(self, since: float) -> list[Answer]:
+        """The requests that ended since then without a good answer."""
         lines = self.lab.sh("client", f"grep '\"kind\":' {LOG} || true").splitlines(keepends=True)
-        return [entry for entry in decode_all(lines) if isinstance(entry, Answer)]
+        entries = [entry for entry in decode_all(lines) if isinstance(entry, Answer)]
+        return [answer for answer in entries if answer.answered >= since]
 
     def judge(self, *options: str) -> dict[str, Any]:
         """The verdict's data."""
