@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from . import credentials, machine
 from .places import REPO, root
 from .source import INCOMING, PILLAR, SOURCE
@@ -73,6 +71,8 @@ def prepare(topology: Topology) -> None:
 
 def _configure(node: Node, path: Path) -> None:
     """Write what the state `minion` would, so that its highstate need not restart the minion."""
+    import jinja2  # here: no other word of the lab needs it, and it takes its time
+
     here = dataclasses.asdict(node) | {"role": "store" if node.role == "master" else node.role}
     source = jinja2.Environment(
         loader=jinja2.FileSystemLoader(REPO / "salt"),

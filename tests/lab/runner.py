@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from lab_words import PROGRAM, Lab
+from datacentre import machine
+from lab_words import Lab
 
 JOURNAL = "/var/cache/salt/master/webfarm/journal.sqlite"
 PYTHON = "/opt/salt/bin/python3"
@@ -90,10 +91,7 @@ class Runner:
         self.after = int((sql(lab, LATEST) or [[0]])[0][0])
         start = 'echo $$ > "$0"; exec "$@"'
         self.process = subprocess.Popen(
-            [
-                *(str(PROGRAM), "exec", "master", "--", "sh", "-c", start, self.pidfile),
-                *(*SALT_RUN, *words),
-            ],
+            machine.enter("master", ["sh", "-c", start, self.pidfile, *SALT_RUN, *words]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -42,12 +42,13 @@ def test_every_minion_answers(lab: Lab) -> None:
 
 
 def test_exec_passes_streams_and_exit_code_through(lab: Lab) -> None:
-    done = lab.exec("client", "sh", "-c", "cat; echo oops >&2; exit 7", stdin="hello", check=False)
+    script = "cat; echo oops >&2; exit 7"
+    done = lab("exec", "client", "--", "sh", "-c", script, stdin="hello", check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("hello", "oops\n", 7)
 
 
 def test_exec_refuses_an_unknown_node_and_names_the_known(lab: Lab) -> None:
-    done = lab.exec("nowhere", "true", check=False)
+    done = lab("exec", "nowhere", "--", "true", check=False)
     assert done.returncode == 1
     assert "nowhere" in done.stderr and "client" in done.stderr
 
