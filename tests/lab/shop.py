@@ -343,6 +343,11 @@ class Shop:
         lines = self.lab.sh("client", f"cat {LOG}").splitlines(keepends=True)
         return [entry for entry in decode_all(lines) if isinstance(entry, Answer)]
 
+    def served(self, server: str, release: str) -> int:
+        """How many answers of the traffic a server gave on a release."""
+        pattern = f'"release":"{release}".*"server":"{server}"'
+        return int(self.lab.sh("client", f"grep -c '{pattern}' {LOG} || true"))
+
     def failed(self, since: float) -> list[Answer]:
         """The requests that ended since then without a good answer."""
         lines = self.lab.sh("client", f"grep '\"kind\":' {LOG} || true").splitlines(keepends=True)
