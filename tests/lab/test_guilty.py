@@ -9,6 +9,7 @@ from shop import CONFIG, Shop, told, until
 pytestmark = pytest.mark.lab
 
 GUARD = "/usr/share/webfarm/php/guard.php"
+HANDLER = "/usr/share/webfarm/php/src/SessionHandler.php"
 DATABASE = "/usr/share/webfarm/php/src/SessionDatabase.php"
 RELOAD = "haproxy -c -q -f /etc/haproxy/haproxy.cfg && systemctl reload haproxy"
 # php-fpm looks at changed files every two seconds
@@ -67,12 +68,14 @@ def test_servers_switched_under_traffic_lose_requests(shop: Shop) -> None:
 
 
 def test_without_the_fence_a_server_of_the_old_release_answers(shop: Shop) -> None:
-    """S1: neither the balancers' check nor the server's guard asks for the release."""
+    """S1 has three guards: the balancers' check, the server's, and what the session has seen."""
     old, new = shop.ahead("farm2")
     laggard = shop.farms["farm2"][1:]
+    moved = r"s/if \(!.this->moved && time/if (false \&\& time/"
     try:
         with (
             shop.altered(laggard, GUARD, r"s/if \(.expected !==.*local\)/if (false)/", reload=PHP),
+            shop.altered(laggard, HANDLER, moved, reload=PHP),
             shop.altered(shop.balancers, CONFIG, "/option httpchk|http-check/d", reload=RELOAD),
             shop.traffic(),
         ):
