@@ -97,7 +97,7 @@ def plan_of(seed: int, base: dict[str, Any], without: frozenset[str] = frozenset
     kinds |= {kind for kind in ("flaw", "unmoved", "forgetful") if chance.random() < 0.15}
     moved = "unmoved" not in kinds
     if not moved:  # then a cache is trusted after any move, and only an upgrade flushes it
-        kinds -= {"death", "outage", "hand"}
+        kinds -= {"death", "outage", "hand", "pool"}
     scopes = [(None, None), ("site1", None), ("site1", "farm1")]
     return Plan(
         seed,

@@ -316,8 +316,9 @@ class Engine:
     def _outcome(self, state: str, message: str, left_out: dict[str, str] | None = None) -> Outcome:
         goal = self.asked
         if left_out is None:
+            known = self.world.situation
             self.world.observe()  # a wait looks at the balancers only
-            left_out = _left_out(self.world.situation)
+            left_out = _left_out(known if self.world.situation.blind else self.world.situation)
         now = self.world.situation
         todo = f"salt-run upgrade.resume {self.number}" if state == "paused" else command(goal)
         return Outcome(
@@ -361,7 +362,8 @@ def _left_out(now: Situation) -> dict[str, str]:
     """Who is not in service of a farm that is; who does not take part of one that is not."""
     if now.blind:
         return {}
-    return now.out_of_service if now.fenced and now.states == {"open"} else now.left_out
+    in_service = now.states == {"open"} and len(now.fences) == 1
+    return now.out_of_service if in_service else now.left_out
 
 
 def _evidence(result: Result) -> dict[str, object]:

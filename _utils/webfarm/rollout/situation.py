@@ -130,11 +130,15 @@ class Situation:
 
     @property
     def out_of_service(self) -> dict[str, str]:
-        """Servers that get no requests from some balancer, or should not, and why."""
+        """Servers that get no requests from some balancer, or should not, and why.
+
+        Of a farm in service: on whatever release its balancers expect, be it the goal's or not.
+        """
         out = dict(self.left_out)
+        (release,) = self.fences
         for name in self.members:
             view = self.server(name)
-            if not view.runs(self.goal.release):
+            if not view.runs(release):
                 out[name] = f"shows {view.release or 'no release'}" + (
                     "" if view.ready else f", not ready: {view.why}"
                 )
