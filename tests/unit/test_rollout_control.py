@@ -11,6 +11,7 @@ from webfarm.errors import WebfarmError
 from webfarm.rollout import back, commands, control, servers, status
 from webfarm.rollout.context import Context
 from webfarm.rollout.lease import Held, Process, this_process
+from webfarm.topology import parse
 
 from tests.unit.easy_cluster import Shop, pillar_of
 
@@ -133,6 +134,19 @@ def test_a_run_that_paused_when_its_window_closed_goes_on_with_a_reason(
 
 
 # -- abort -----------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_policy_the_pillar_has_forbidden_since_can_still_be_ended(
+    shop: Shop, pillar: dict[str, Any]
+) -> None:
+    during(shop, "webfarm_release.switch", lambda: control.pause(shop.as_user("bob")))
+    commands.upgrade(shop.context, "site1", policy={"approve": "farm"})
+    shop.cluster.on_call = lambda function: None
+    changed = replace(shop.context, topology=parse(pillar_of(pillar, approve="canary")))
+    with pytest.raises(WebfarmError, match=r"(?s)run 1 cannot go on.*approve.*upgrade.abort 1"):
+        control.resume(changed)
+    assert status.watch(changed, 1)["state"] == "paused"
+    assert control.abort(changed)["state"] == "aborted"
 
 
 def test_abort_of_a_live_run_puts_the_farm_back_and_keeps_what_was_done(shop: Shop) -> None:

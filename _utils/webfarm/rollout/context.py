@@ -66,7 +66,7 @@ class Context:
 
     def conduct(self, run: Run, wish: Wish | None = None) -> dict[str, Any]:
         """Hold the run's sites in this process and bring the run to its end, or to a pause."""
-        self.watcher.expects(approvals(run, in_force(self.topology, run)))
+        self.watcher.expects(approvals(run, in_force(self.topology, run, strict=wish is None)))
         with self.journal(make=True) as journal:
             conductor = Conductor(
                 self.topology,

@@ -15,6 +15,7 @@ from webfarm.rollout.conduct import conduct
 from webfarm.rollout.context import Context
 from webfarm.rollout.journal import Journal
 from webfarm.rollout.model import Wish
+from webfarm.rollout.run import in_force
 from webfarm.rollout.status import Data, approval, approvers, conducted, plain, the_run
 
 
@@ -50,6 +51,7 @@ def resume(context: Context, id: object = None, override: object = None) -> Data
             )
         for goal in run["run"].goals:
             context.topology.farm(goal.site, goal.farm)
+        _still_allowed(context, run)
         if run["waits"] is not None:
             _may_approve(context, run)
             journal.approve(run["id"], context.holder, context.clock.time())
@@ -85,6 +87,17 @@ def _told(journal: Journal, run: Mapping[str, Any], wish: Wish, now: float) -> D
         "has been told; a step that has begun ends first",
         "next": f"salt-run upgrade.watch {number}",
     }
+
+
+def _still_allowed(context: Context, run: Mapping[str, Any]) -> None:
+    try:
+        in_force(context.topology, run["run"])
+    except WebfarmError as error:
+        raise WebfarmError(
+            f"run {run['id']} cannot go on as it was asked for, the pillar has changed since: "
+            f"{error}\nAsk for the same again with another policy= or none, or end it: `salt-run "
+            f"upgrade.abort {run['id']}`"
+        ) from error
 
 
 def _may_approve(context: Context, run: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from webfarm.errors import WebfarmError
+from webfarm.policy import Policy
 from webfarm.rollout.cluster import Clock, Cluster
 from webfarm.rollout.course import Course, GoalFor, Means, again, describe
 from webfarm.rollout.journal import Journal
@@ -59,7 +60,7 @@ class Conductor:
         :class:`journal.Unfinished` when another run is in the way; :class:`WebfarmError` when the
         journal cannot be written. What happens in the cluster is a :class:`RunOutcome`.
         """
-        sites = in_force(self.topology, run)
+        sites = in_force(self.topology, run, strict=wish is None)
         leases = [
             Lease(
                 self.journal.connection,
@@ -90,10 +91,24 @@ class Conductor:
                 hold.release()
 
 
-def in_force(topology: Topology, run: Run) -> dict[str, Site]:
-    """The run's sites, each with its policy as the run overrides it."""
+def in_force(topology: Topology, run: Run, strict: bool = True) -> dict[str, Site]:
+    """The run's sites, each with its policy as the run overrides it.
+
+    strict
+        False, to look at a run or to end it: where the pillar has since forbidden what the run
+        overrides, the pillar's own policy. Otherwise that raises :class:`WebfarmError`.
+    """
     sites = {name: topology.site(name) for name in run.sites}
     return {
-        name: site.model_copy(update={"policy": site.policy.overridden(run.policy)})
+        name: site.model_copy(update={"policy": _policy(site, run, strict)})
         for name, site in sites.items()
     }
+
+
+def _policy(site: Site, run: Run, strict: bool) -> Policy:
+    try:
+        return site.policy.overridden(run.policy)
+    except WebfarmError:
+        if strict:
+            raise
+        return site.policy
