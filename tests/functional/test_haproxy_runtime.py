@@ -563,10 +563,11 @@ def test_the_module_returns_plain_data(balancer: Haproxy) -> None:
 
 def test_what_an_older_rollout_sends_late_changes_nothing(balancer: Haproxy) -> None:
     module, _, _ = loaded(balancer)
-    module.set_farms(state={"farm2": "drain"}, hold="site1:1000.1")
+    module.farms(hold="site1:1000.1")
+    module.set_farms(state={"farm2": "drain"}, hold="site1:1000.2")
     module.farms(hold="site1:2000.1")
     before = remembered(balancer)
-    for hold in ("site1:1000.2", "site1:2000.0", "site1:2000"):
+    for hold in ("site1:1000.3", "site1:2000.0", "site1:2000"):
         with pytest.raises(StaleHold, match="nothing was changed"):
             module.set_farms(state={"farm2": "open"}, hold=hold)
         with pytest.raises(StaleHold):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from loopback import wait_for
 from webfarm.errors import BadName, WebfarmError
 from webfarm.files import Locked
-from webfarm.hold import BadHold, Holds, StaleHold
+from webfarm.hold import FRESH_SECONDS, BadHold, Holds, StaleHold, StaleLook
 
 LIBRARY = Path(__file__).parents[2] / "_utils"
 OLD, NEW = "site1:1000", "site1:2000"
@@ -93,15 +94,33 @@ def change(holds: Holds, hold: str | None) -> None:
         pass
 
 
+def look_and_change(holds: Holds, hold: str) -> None:
+    """As a rollout does it: the change is the message after the look."""
+    token, _, number = hold.partition(".")
+    holds.see(hold)
+    change(holds, f"{token}.{int(number or 0) + 1}")
+
+
+def kept(folder: Path, site: str = "site1") -> list[str]:
+    """TOKEN.NUMBER, the second and the boot of the last look."""
+    return (folder / f".{site}.lock").read_text().split()
+
+
+def age(folder: Path, seconds: float) -> None:
+    """Let the last look be so long ago."""
+    mark, looked, boot = kept(folder)
+    (folder / ".site1.lock").write_text(f"{mark} {int(looked) - int(seconds)} {boot}\n")
+
+
 # -- what a newer rollout has seen, an older one cannot change -----------------------------------
 
 
 def test_a_change_that_comes_after_a_newer_observation_changes_nothing(
     folder: Path, start: Callable[[str, str], Other]
 ) -> None:
-    change(Holds(folder), OLD)
+    look_and_change(Holds(folder), OLD)
     Holds(folder).see(NEW)
-    late = start("change", OLD)
+    late = start("change", f"{OLD}.2")
     late.go()
     assert late.said().startswith("StaleHold: the rollout site1:1000 no longer holds site1")
     assert not late.has("begun")
@@ -110,6 +129,7 @@ def test_a_change_that_comes_after_a_newer_observation_changes_nothing(
 def test_an_observation_waits_for_the_change_in_progress(
     folder: Path, start: Callable[[str, str], Other]
 ) -> None:
+    Holds(folder).see(OLD)
     old = start("change", OLD).begun()
     new = start("see", NEW)
     with pytest.raises(Locked):  # it is in progress, and does not end by being waited for
@@ -125,9 +145,10 @@ def test_an_observation_waits_for_the_change_in_progress(
 def test_a_change_that_waited_behind_a_newer_one_is_refused(
     folder: Path, start: Callable[[str, str], Other]
 ) -> None:
-    change(Holds(folder), OLD)
+    look_and_change(Holds(folder), OLD)
+    Holds(folder).see(NEW)
     new = start("change", NEW).begun()
-    old = start("change", OLD)
+    old = start("change", f"{OLD}.2")
     new.go()
     assert new.said() == "done"
     assert old.said().startswith("StaleHold")
@@ -135,6 +156,7 @@ def test_a_change_that_waited_behind_a_newer_one_is_refused(
 
 
 def test_a_killed_change_lets_go(folder: Path, start: Callable[[str, str], Other]) -> None:
+    Holds(folder).see(OLD)
     old = start("change", OLD).begun()
     old.process.kill()
     old.process.wait()
@@ -155,7 +177,7 @@ def test_what_the_same_rollout_sent_before_is_refused_when_it_comes_late(
         assert not late.has("begun")
     with pytest.raises(StaleHold, match="message 2 of the rollout site1:1000 comes late, after 10"):
         Holds(folder).see(f"{OLD}.2")
-    change(Holds(folder), f"{NEW}.1")  # each holder counts anew
+    look_and_change(Holds(folder), f"{NEW}.1")  # each holder counts anew
     with pytest.raises(StaleHold, match="no longer holds"):
         change(Holds(folder), f"{OLD}.11")
 
@@ -163,12 +185,13 @@ def test_what_the_same_rollout_sent_before_is_refused_when_it_comes_late(
 def test_a_rollout_that_gave_a_change_up_waits_for_it_before_it_looks(
     folder: Path, start: Callable[[str, str], Other]
 ) -> None:
-    given_up = start("change", f"{OLD}.1").begun()
+    Holds(folder).see(f"{OLD}.1")
+    given_up = start("change", f"{OLD}.2").begun()
     with pytest.raises(Locked):
-        Holds(folder, see_seconds=0.0).see(f"{OLD}.2")
+        Holds(folder, see_seconds=0.0).see(f"{OLD}.3")
     given_up.go()
     assert given_up.said() == "done"
-    Holds(folder).see(f"{OLD}.2")
+    Holds(folder).see(f"{OLD}.3")
 
 
 def test_an_older_observation_is_refused_too(folder: Path) -> None:
@@ -179,8 +202,9 @@ def test_an_older_observation_is_refused_too(folder: Path) -> None:
 
 
 def test_sites_do_not_disturb_each_other(folder: Path, start: Callable[[str, str], Other]) -> None:
+    Holds(folder).see(NEW)
     start("change", NEW).begun()
-    change(Holds(folder, change_seconds=0.0), "site2:1")
+    look_and_change(Holds(folder, see_seconds=0.0, change_seconds=0.0), "site2:1")
     Holds(folder, see_seconds=0.0).see("site2:2")
 
 
@@ -188,6 +212,86 @@ def test_without_a_hold_nothing_is_checked_or_written(folder: Path) -> None:
     Holds(folder).see(None)
     change(Holds(folder), None)
     assert not folder.exists()
+
+
+# -- a change follows a look ---------------------------------------------------------------------
+
+
+def test_a_change_without_a_look_of_its_holder_is_refused(folder: Path) -> None:
+    with pytest.raises(StaleLook, match="site1:1000 last looked here never"):
+        change(Holds(folder), f"{OLD}.1")
+    Holds(folder).see(f"{OLD}.2")
+    change(Holds(folder), f"{OLD}.3")
+    with pytest.raises(StaleLook, match="site1:2000 last looked here never"):
+        change(Holds(folder), f"{NEW}.1")
+    with pytest.raises(StaleHold, match="no longer holds"):  # it was shown who does
+        change(Holds(folder), f"{OLD}.4")
+
+
+def test_a_change_long_after_the_look_is_refused_until_the_next_look(folder: Path) -> None:
+    look_and_change(Holds(folder), f"{OLD}.1")
+    age(folder, FRESH_SECONDS + 1)
+    with pytest.raises(StaleLook, match=r"last looked here 2[12] s ago.*nothing was changed"):
+        change(Holds(folder), f"{OLD}.3")
+    look_and_change(Holds(folder), f"{OLD}.4")
+
+
+def test_a_change_is_no_look(folder: Path) -> None:
+    Holds(folder).see(f"{OLD}.1")
+    looked = kept(folder)[1:]
+    for seconds in (9, 9):
+        age(folder, seconds)
+        change(Holds(folder), f"{OLD}.{kept(folder)[0].partition('.')[2]}")
+    assert int(looked[0]) - int(kept(folder)[1]) == 18
+    age(folder, 9)
+    with pytest.raises(StaleLook):
+        change(Holds(folder), f"{OLD}.9")
+
+
+def test_a_look_that_is_delivered_again_does_not_count(folder: Path) -> None:
+    Holds(folder).see(f"{OLD}.1")
+    age(folder, FRESH_SECONDS + 1)
+    Holds(folder).see(f"{OLD}.1")
+    with pytest.raises(StaleLook):
+        change(Holds(folder), f"{OLD}.2")
+
+
+def test_a_look_before_the_machine_started_does_not_count(folder: Path) -> None:
+    Holds(folder).see(f"{OLD}.1")
+    mark, looked, _ = kept(folder)
+    (folder / ".site1.lock").write_text(f"{mark} {looked} {'0' * 36}\n")
+    with pytest.raises(StaleLook, match="never"):
+        change(Holds(folder), f"{OLD}.2")
+
+
+@pytest.mark.parametrize("look", ["", " ", " 5", " -5 {boot}", " 5 {boot} ", " 1e3 {boot}"])
+def test_a_look_that_cannot_be_read_does_not_count(folder: Path, look: str) -> None:
+    Holds(folder).see(f"{OLD}.1")
+    mark, _, boot = kept(folder)
+    (folder / ".site1.lock").write_text(mark + look.format(boot=boot) + "\n")
+    with pytest.raises(StaleLook, match="never"):
+        change(Holds(folder), f"{OLD}.2")
+
+
+def test_a_look_in_the_future_does_not_count(folder: Path) -> None:
+    Holds(folder).see(f"{OLD}.1")
+    age(folder, -1000)
+    with pytest.raises(StaleLook):
+        change(Holds(folder), f"{OLD}.2")
+
+
+def test_it_is_judged_when_the_change_begins_not_when_it_came(
+    folder: Path, start: Callable[[str, str], Other]
+) -> None:
+    Holds(folder).see(f"{OLD}.1")
+    first = start("change", f"{OLD}.2").begun()
+    second = start("change", f"{OLD}.3")
+    age(folder, FRESH_SECONDS + 1)
+    time.sleep(0.1)  # it waits for the lock
+    first.go()
+    assert first.said() == "done"
+    assert second.said().startswith("StaleLook: ")
+    assert not second.has("begun")
 
 
 # -- what is on disk -----------------------------------------------------------------------------
@@ -222,8 +326,8 @@ def test_a_file_of_something_else_stops_all_rollouts_until_a_person_has_looked(
 def test_a_torn_number_is_forgotten_and_the_token_is_not(folder: Path, text: str) -> None:
     Holds(folder).see(f"{OLD}.7")
     (folder / ".site1.lock").write_text(text)
-    change(Holds(folder), f"{OLD}.3")
-    with pytest.raises(StaleHold):
+    look_and_change(Holds(folder), f"{OLD}.3")
+    with pytest.raises(StaleHold, match="comes late, after 4"):
         change(Holds(folder), f"{OLD}.2")
     with pytest.raises(StaleHold):
         change(Holds(folder), "site1:999.8")

@@ -195,7 +195,8 @@ def test_a_damaged_tree_is_replaced_and_what_runs_it_is_restarted(
 def test_a_rollout_that_was_superseded_changes_nothing_here(
     in_service: Module, source: str, node: WebNode
 ) -> None:
-    assert in_service.switch(*NEW, hold="site1:7")["release"] == NEW[0]
+    in_service.status(hold="site1:7")
+    assert in_service.switch(*NEW, hold="site1:7.1")["release"] == NEW[0]
     assert in_service.status(hold="site1:8")["release"] == NEW[0]
     damage(node, "webapp", NEW[2])
     before = contents(node.root)

@@ -1,6 +1,6 @@
 """What the functions of Webfarm's execution modules do on a simulated node.
 
-A change holds the node's lock while it runs; holds are parsed and compared by the real
+A change holds the node's lock while it runs; holds are parsed and judged by the real
 :mod:`webfarm.hold`, which keeps them in files.
 """
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from webfarm import hold as hold_
 from webfarm.errors import WebfarmError
+from webfarm.rollout.cluster import CHANGES
 
 from .nodes import Balancer, Node, Place, Refusal, Web, order
 
 Reply = Callable[[Any], None]
-CHANGES = ("haproxy_runtime.set_farms", "webfarm_release.switch", "farm_cache.flush")
 
 
 class Minions:
@@ -31,14 +31,16 @@ class Minions:
         place: Place = self.world.places[node.site]
         text = arguments.pop("hold", None)
         if text is not None:
-            hold = hold_.parse(text)
+            hold, changes, now = hold_.parse(text), function in CHANGES, self.world.now
+            before = node.shown.get(hold.site, hold_.Shown())
             try:
-                hold_.check(hold, node.holds.get(hold.site, (0, 0)))
+                node.shown[hold.site] = after = hold_.shown(before, hold, not changes, now)
+                if changes:
+                    hold_.check_look(hold, after.looked, now)
             except WebfarmError as error:
                 self.world.log(f"{node.name} refuses {function}: {error}"[:120])
                 raise Refusal(str(error)) from error
-            node.holds[hold.site] = hold.mark
-            if function in CHANGES:
+            if changes:
                 self.world.judge.one_hand(place, function, node.name, hold.mark[0])
         method = getattr(self, "_" + function.rpartition(".")[2])
         method(place, node, arguments, reply)

@@ -24,9 +24,9 @@ from webfarm.rollout import (
 )
 from webfarm.rollout.journal import Journal
 from webfarm.rollout.situation import Situation
-from webfarm.rollout.world import Result
+from webfarm.rollout.world import Result, World
 
-from . import mutants, test_guards, test_openings, test_releases, test_scenarios
+from . import mutants, test_cut_off, test_guards, test_openings, test_releases, test_scenarios
 
 Patch = pytest.MonkeyPatch
 Trial = int | Callable[[], Any]
@@ -219,6 +219,24 @@ GUARDS: tuple[Mutation, ...] = (
         "Hold.of",
         mutants.numbers_stand_still,
         (test_scenarios.test_s5_a_command_that_comes_late_undoes_nothing,),
+    ),
+    Mutation(
+        "a change follows a look at once",
+        "hold.check_look",
+        mutants.put(hold, "check_look", lambda *_: None),
+        (test_cut_off.test_s5_what_the_network_kept_for_long_is_not_done,),
+    ),
+    Mutation(
+        "before a change servers are looked at",
+        "World.look_again",
+        mutants.put(World, "look_again", lambda _: None),
+        (partial(test_scenarios.test_requests_that_do_not_end, "force"),),
+    ),
+    Mutation(
+        "what was asked before is waited for",
+        "engine._older_may_act",
+        mutants.put(engine.Engine, "_older_may_act", lambda _: False),
+        (test_cut_off.test_s5_what_may_still_be_done_is_waited_for_by_who_takes_over,),
     ),
     Mutation(
         "one unfinished run a site",

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from webfarm.hold import Shown
 from webfarm.topology import Site
 
 SAMPLES = 512  # HAProxy's TIME_STATS_SAMPLES
@@ -25,7 +26,7 @@ class Node:
     cut_until: float = 0.0  # what is sent until then arrives afterwards
     busy_until: float = 0.0
     running: set[str] = field(default_factory=set)
-    holds: dict[str, tuple[int, int]] = field(default_factory=dict)
+    shown: dict[str, Shown] = field(default_factory=dict)
     boots: int = 0
     died: float = -1e9
     back: float = -1e9

@@ -120,6 +120,7 @@ class World(Timeline):
         node.running.clear()
         node.busy_until = 0.0
         if isinstance(node, Web):
+            node.shown = {site: was._replace(looked=None) for site, was in node.shown.items()}
             self.checks(self.places[node.site], [node])
 
     def revive(self, node: Node) -> None:

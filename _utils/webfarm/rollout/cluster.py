@@ -14,6 +14,8 @@ HELD = (
     "webfarm_release.switch",
     "farm_cache.flush",
 )
+SERVER_CHANGES = ("webfarm_release.switch", "farm_cache.flush")
+CHANGES = ("haproxy_runtime.set_farms", *SERVER_CHANGES)
 
 
 class Cluster(Protocol):
@@ -22,8 +24,9 @@ class Cluster(Protocol):
     hold
         The leases under which the cluster is observed and changed. The functions in ``HELD`` carry
         its proof as the argument ``hold``, so that a node refuses what an older holder still
-        sends; it is renewed while a call waits, and every call raises :class:`lease.Held` when it
-        is lost.
+        sends; those in ``CHANGES`` are also refused by a node that did not answer a look within
+        ``hold.FRESH_SECONDS`` before. The hold is renewed while a call waits, and every call raises
+        :class:`lease.Held` when it is lost.
     """
 
     hold: Hold | None

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from webfarm.hold import FRESH_SECONDS
 from webfarm.rollout import opening
 from webfarm.rollout.act import perform
-from webfarm.rollout.cluster import Clock, Cluster
+from webfarm.rollout.cluster import CHANGES, SERVER_CHANGES, Clock, Cluster
 from webfarm.rollout.journal import Journal
 from webfarm.rollout.lease import Hold
 from webfarm.rollout.model import Goal, InService, Memory, Refused, Step, Stuck, Wish, listed
@@ -112,6 +113,11 @@ class Engine:
         if wish and not self.world.situation.blind:
             return self._abort(wish)
         decision = self.world.next()
+        if isinstance(decision, Step) and decision.function in CHANGES and self._older_may_act():
+            return None
+        if isinstance(decision, Step) and decision.function in SERVER_CHANGES:
+            self.world.look_again()  # a wait looks at the balancers only
+            decision = self.world.next()
         if isinstance(decision, Stuck) and not self._recovers(decision):
             return self._fail(listed(decision.reasons))
         if isinstance(decision, Stuck):
@@ -174,6 +180,22 @@ class Engine:
         if step.name not in ("stage", "preflight", "soak", "rejoin"):
             memory = replace(memory, quarantined={**memory.quarantined, **now.left_out})
         self.world.memory = memory
+
+    def _older_may_act(self) -> bool:
+        """Wait a little for nodes that may still do what an older holder asked; false: none may.
+
+        Who answered refuses the older one, who is silent does from ``FRESH_SECONDS`` after this
+        one took the site.
+        """
+        silent, held = self.world.unheard, self.hold.held_seconds(self.asked.site)
+        if not silent or held > FRESH_SECONDS:
+            return False
+        why = f"what was asked of {listed(silent)} before may still be done"
+        wait = Step("wait", tuple(silent), why, FRESH_SECONDS)
+        self.watcher.step_waits(wait, why, held, FRESH_SECONDS)
+        self.clock.sleep(2.0)
+        self.world.observe()
+        return True
 
     def _recovers(self, stuck: Stuck) -> bool:
         """Wait for a balancer that fell silent under way; true to decide again."""

@@ -104,6 +104,7 @@ class Lease:
         self.dead = dead
         self.seconds = seconds
         self.token = 0
+        self.taken = 0.0
         self.beaten = 0.0
 
     def take(self, doing: str) -> None:
@@ -164,6 +165,7 @@ class Lease:
             ),
         )
         self._beat()
+        self.taken = self.beaten
 
     def _beat(self) -> None:
         self.beaten = self.clock.monotonic()
@@ -212,6 +214,11 @@ class Hold:
         """The proof for the next message to the site's nodes, the same for all of them."""
         self.sent[site] += 1
         return f"{site}:{self.leases[site].token}.{self.sent[site]}"
+
+    def held_seconds(self, site: str) -> float:
+        """For how long the site is held."""
+        lease = self.leases[site]
+        return lease.clock.monotonic() - lease.taken
 
     def release(self) -> None:
         """Let go of all that is still held."""

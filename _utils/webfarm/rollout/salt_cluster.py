@@ -79,6 +79,8 @@ class SaltCluster:
     def _job(
         self, site: str, function: str, targets: Sequence[str], arguments: Mapping[str, Any]
     ) -> "_Job":
+        if self.hold:
+            self.hold.confirm()
         self._beat()
         return _Job(self, function, targets, held(self.hold, site, function, arguments))
 
