@@ -260,6 +260,16 @@ def test_balancers_that_disagree_are_refused(
     assert f"the balancers disagree on farm1 {what}" in text
 
 
+def test_pick_maps_that_differ_are_the_same_afterwards(site: Site) -> None:
+    seen = seen_of(site)
+    view = replace(seen.balancers["site1-lb1"], pick={"farm2": 256}, pick_newest={})
+    seen = replace(seen, balancers={**seen.balancers, "site1-lb1": view})
+    _, end, after = outline(GOAL, site, seen)
+    assert isinstance(end, InService)
+    shares = [(v.pick, v.pick_newest) for v in after.balancers.values()]
+    assert shares[0] == shares[1] and set(shares[0][0]) == {"farm1", "farm2"}
+
+
 def test_a_disk_that_differs_is_refused(site: Site) -> None:
     seen = seen_of(site)
     view = replace(seen.balancers["site1-lb1"], disk_agrees=False)

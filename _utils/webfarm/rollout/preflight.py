@@ -1,7 +1,6 @@
 """Say why a farm must not leave service now, each reason with its numbers."""
 
 import math
-from collections.abc import Mapping
 
 from webfarm.rollout.gates import utilisation
 from webfarm.rollout.model import listed
@@ -80,7 +79,10 @@ def _down(now: Situation) -> list[str]:
 
 
 def disagreements(now: Situation) -> list[str]:
-    """Where the site's balancers differ from each other or from their own disk."""
+    """Where the site's balancers differ from each other or from their own disk.
+
+    Pick maps may differ: each step that changes a farm's state writes them whole, on all balancers.
+    """
     views = now.balancers
     lines = [
         f"balancer {name} has another state on disk than in memory; run "
@@ -89,13 +91,6 @@ def disagreements(now: Situation) -> list[str]:
         if not view.disk_agrees
     ]
     lines += _differ("newest", {name: str(view.newest) for name, view in views.items()})
-    for what in ("pick", "pick_newest"):
-        shown = {name: _others_in(getattr(view, what), now) for name, view in views.items()}
-        lines += [
-            f"{line}; an open farm that is missing somewhere is mended by `salt-run upgrade.farm "
-            f"{now.goal.site} FARM release=RELEASE` with the release that it has"
-            for line in _differ(what, shown)
-        ]
     for farm in now.site.farms:
         for what in ("state", "generation", "release"):
             values = {name: getattr(view.farms[farm], what) for name, view in views.items()}
@@ -103,12 +98,6 @@ def disagreements(now: Situation) -> list[str]:
             if not partly:  # the farm itself may be half-way, that is what the steps mend
                 lines += _differ(f"{farm} {what}", {n: str(v) for n, v in values.items()})
     return lines
-
-
-def _others_in(picks: Mapping[str, int], now: Situation) -> str:
-    """Which other farms a pick map holds; the farm itself may be half-way out of it."""
-    names = sorted(name for name, share in picks.items() if share and name != now.goal.farm)
-    return listed(names) or "no other farm"
 
 
 def _differ(what: str, values: dict[str, str]) -> list[str]:
