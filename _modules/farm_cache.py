@@ -33,7 +33,7 @@ def flush(
         Seconds for all of them together.
     hold
         What a rollout proves its lease with, ``SITE:TOKEN.NUMBER``; one that is older than the
-        newest seen is refused. Left out by hand.
+        newest seen is refused, and so is one that has not looked within 20 s. Left out by hand.
 
     CLI Example:
 

@@ -198,7 +198,8 @@ def set_farms(
     force
         open a farm of which no server is UP
     hold
-        as in :py:func:`farms`; nobody can take over before the change is made
+        as in :py:func:`farms`, and it must have looked within 20 s; nobody can take over before the
+        change is made
     amnesty
         a session of this generation or an older one may be answered by an older farm when no other
         is there, which resets it if it saw a newer release: the way back. It never goes down

@@ -139,7 +139,8 @@ def switch(release: str, php: str, webapp: str, hold: str | None = None) -> dict
     release, php, webapp
         The release and its pair of versions.
     hold
-        As in :py:func:`status`; nobody can take over before the change is made.
+        As in :py:func:`status`, and it must have looked within 20 s; nobody can take over before
+        the change is made.
 
     CLI Example:
 
