@@ -19,8 +19,18 @@ from shop import Shop
 
 RESUMES = 3
 GRACE_SECONDS = 10.0  # after a repair, until the balancers have noticed
-CLOSED = ("fence", "switch", "flush", "warm", "verify")
-"""The steps in which the farm's servers have no requests."""
+
+
+def _never(shop: Shop, farm: str) -> bool:
+    return False
+
+
+def _always(shop: Shop, farm: str) -> bool:
+    return True
+
+
+def _while_serving(shop: Shop, farm: str) -> bool:
+    return shop.state(farm) != {"closed"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,8 @@ class Fault:
     seconds
         How long it lasts; None: until the runner has ended.
     loses
-        Whether it takes requests away by itself at a step, whatever a rollout does.
+        Asked as soon as it has struck: whether it takes requests of the farm away by itself,
+        whatever a rollout does.
     """
 
     name: str
@@ -47,15 +58,7 @@ class Fault:
     inflict: tuple[str, ...] = ()
     mend: tuple[str, ...] = ()
     seconds: float | None = 0.0
-    loses: Callable[[str], bool] = lambda step: False
-
-
-def _always(step: str) -> bool:
-    return True
-
-
-def _while_serving(step: str) -> bool:
-    return step not in CLOSED
+    loses: Callable[[Shop, str], bool] = _never
 
 
 def _balancer(shop: Shop, farm: str) -> str:
@@ -182,7 +185,7 @@ def strike(shop: Shop, fault: Fault, step: str) -> Row:
         runner = Runner(shop.lab, "upgrade.farm", shop.site, farm, f"release={release}")
         runner.at(step, fault.signal)
         struck = time.time()
-        happened, mended = _let_it_happen(shop, fault, farm, runner)
+        happened, mended, loses = _let_it_happen(shop, fault, farm, runner)
         happened, why = _finish(shop, farm, release, happened)
         seconds = time.time() - struck
         shop.answers(150)
@@ -192,7 +195,7 @@ def strike(shop: Shop, fault: Fault, step: str) -> Row:
     lost = [
         answer
         for answer in failed
-        if fault.loses(step) and answer.answered >= struck and answer.sent <= mended + GRACE_SECONDS
+        if loses and answer.answered >= struck and answer.sent <= mended + GRACE_SECONDS
     ]
     s2 = len(failed) - len(lost)
     result = why or f"{farm} is open on {release} everywhere, all servers UP"
@@ -211,8 +214,11 @@ def strike(shop: Shop, fault: Fault, step: str) -> Row:
     )
 
 
-def _let_it_happen(shop: Shop, fault: Fault, farm: str, runner: Runner) -> tuple[str, float]:
-    """From the fault to its repair and the runner's end; what happened, when it was mended."""
+def _let_it_happen(shop: Shop, fault: Fault, farm: str, runner: Runner) -> tuple[str, float, bool]:
+    """From the fault to its repair and the runner's end.
+
+    What happened, when it was mended, and whether it takes requests away.
+    """
     node = fault.node(shop, farm)
 
     def do(words: Sequence[str]) -> None:
@@ -220,6 +226,7 @@ def _let_it_happen(shop: Shop, fault: Fault, farm: str, runner: Runner) -> tuple
             shop.lab("fault", *(node if word == "NODE" else word for word in words))
 
     do(fault.inflict)
+    loses = fault.loses(shop, farm)
     if fault.seconds is not None:
         time.sleep(fault.seconds)
         do(fault.mend)
@@ -229,7 +236,7 @@ def _let_it_happen(shop: Shop, fault: Fault, farm: str, runner: Runner) -> tuple
         ended = runner.wait()
         do(fault.mend)
         mended = time.time()
-    return f"{fault.what}: {_shown(ended)}", mended
+    return f"{fault.what}: {_shown(ended)}", mended, loses
 
 
 def _shown(ended: Ended) -> str:
