@@ -394,6 +394,21 @@ def test_the_only_upgraded_farm_goes_back_with_an_amnesty_for_its_sessions(site:
     assert names[-2:] == ["open", "soak"] and "flush" in names
 
 
+def test_s1_a_closed_farm_goes_back_with_the_amnesty_everywhere_before_it_is_ready(
+    site: Site,
+) -> None:
+    seen, back = canary(site)
+    closed = {
+        name: replace(
+            view, farms={**view.farms, "farm2": replace(view.farms["farm2"], state="closed")}
+        )
+        for name, view in seen.balancers.items()
+    }
+    for step, now, _ in walk(site, replace(seen, balancers=closed), back):
+        if step.name == "ready":
+            assert {view.amnesty for view in now.balancers.values()} == {2}
+
+
 def test_s6_going_back_interrupted_anywhere_a_new_process_gets_there(site: Site) -> None:
     seen, back = canary(site)
     for step, now, memory in walk(site, seen, back):

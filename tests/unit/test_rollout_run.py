@@ -190,6 +190,38 @@ def test_a_farm_that_fails_stops_the_run(
     assert outcome.command
 
 
+def test_a_farm_in_hand_comes_into_service_before_the_run_fails_for_another(stage: Stage) -> None:
+    def dies(goal: Goal) -> None:
+        if goal.farm == "farm2":
+            raise KeyboardInterrupt
+
+    stage.during = dies
+    with pytest.raises(KeyboardInterrupt):
+        stage.conduct(stage.order())
+    stage.during = lambda goal: None
+    stage.script["site1", "farm1", NEW] = ["failed"]
+    stage.script["site1", "farm2", NEW] = ["aborted"]
+    outcome = stage.conduct(stage.order())
+    assert outcome.state == "failed"
+    assert stage.asked == [("site1", "farm1", NEW), ("site1", "farm2", NEW)]
+
+
+def test_a_failure_that_was_not_heeded_is_heeded_first(stage: Stage) -> None:
+    """The process ended between the farm's end and the run's."""
+    stage.script["site1", "farm1", NEW] = ["failed"]
+    end_run = stage.journal.end_run
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    stage.journal.end_run = dies  # type: ignore[method-assign,assignment]
+    with pytest.raises(KeyboardInterrupt):
+        stage.conduct(stage.order())
+    stage.journal.end_run = end_run  # type: ignore[method-assign]
+    outcome = stage.conduct(stage.order())
+    assert (outcome.state, outcome.message, stage.asked) == ("failed", "farm1 failed", [])
+
+
 def test_by_policy_a_failure_takes_the_run_back_in_reverse(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch, on_failure="rollback")
     stage.script["site2", "farm1", NEW] = ["failed"]

@@ -60,6 +60,7 @@ class Course:
         """See :meth:`webfarm.rollout.run.Conductor.conduct`."""
         start = self.clock.time()
         began = self.clock.monotonic()
+        self.cut_off = self.journal.cut_off(self.run)
         self.number, self.resumed = self.journal.begin_run(self.run, self.all.holder, start)
         if wish is not None:
             self.journal.wish(self.number, wish, start)
@@ -132,6 +133,8 @@ class Course:
         wish = self._wished()
         if wish and wish.kind != "pause":
             return self._leave(wish)
+        if owed := self._owed():
+            return owed
         if why := self._stage():
             return self._end("paused" if self.resumed else "refused", why)
         for number, goal in enumerate(self.run.goals):
@@ -151,6 +154,15 @@ class Course:
         if nothing and not self.resumed:
             return self._end("nothing", "every farm is in service on its release: nothing to do")
         return self._end("done", f"{len(self.outcomes)} of {len(self.run.goals)} farms are done")
+
+    def _owed(self) -> RunOutcome | None:
+        """What follows from a farm's failure, if the process ended before it came to that."""
+        latest = self.journal.rollouts(1, self.number)
+        if not self.cut_off or self.run.kind != "upgrade" or not latest:
+            return None
+        if latest[0]["state"] != "failed":
+            return None
+        return self._failed(latest[0]["site"], str(latest[0]["outcome"]["message"]))
 
     def _is_canary(self, number: int) -> bool:
         """The first farm that this run changes, when others follow."""
@@ -228,6 +240,12 @@ class Course:
             wish = Wish("rollback", "the policy (on_failure)", line(why))
             self.journal.wish(self.number, wish, self.clock.time())  # a resume must know it
             return self._leave(wish)
+        if self._in_hand():  # a farm that an earlier process left, further on
+            wish = Wish("abort", "the policy (on_failure)", line(why))
+            self.journal.wish(self.number, wish, self.clock.time())
+            stop = self._into_service(wish)
+            if stop is not None:
+                return stop
         return self._end("failed", why)
 
     # -- approval ----------------------------------------------------------------------------------
@@ -247,20 +265,44 @@ class Course:
         """Pause at once; abort and rollback first bring the farm under way into service."""
         if wish.kind == "pause":
             return self._end("paused", str(wish))
-        under_way = {
-            (row["site"], row["farm"], row["release"])
-            for row in self.journal.rollouts(run=self.number)
-            if row["state"] in ("running", "paused")
-        }
-        for site, farm, release in sorted(under_way):
+        stop = self._into_service(wish)
+        if stop is not None:
+            return stop
+        if wish.kind == "rollback":
+            return self._roll_back(wish)
+        return self._end("aborted", f"{wish}; every farm is in service")
+
+    def _into_service(self, wish: Wish) -> RunOutcome | None:
+        """The farms in hand, as is safe; why the run is paused when that does not succeed."""
+        for site, farm, release in self._in_hand():
             goal = self._goal(site, farm, release)
             outcome = self._farm(goal) if goal else None
             if outcome is None or outcome.state == "paused":
                 why = outcome.message if outcome else f"{release} is not in the pillar any more"
                 return self._end("paused", f"{wish}, but {farm} of {site}: {why}")
-        if wish.kind == "rollback":
-            return self._roll_back(wish)
-        return self._end("aborted", f"{wish}; every farm is in service")
+        return None
+
+    def _in_hand(self) -> list[tuple[str, str, str]]:
+        """Site, farm and release of each farm that this run has not brought into service again.
+
+        As the journal says, and beyond that as the balancers say.
+        """
+        found = self.journal.under_way(self.number)
+        wanted = {(goal.site, goal.farm): goal.release for goal in self.run.goals}
+        seen = {at[:2] for at in found} | {(o.goal.site, o.goal.farm) for o in self.outcomes}
+        for site, farm, before in self.journal.finished(self.number):
+            if (site, farm) not in seen and self._is_out(site, farm):
+                found.append((site, farm, wanted.get((site, farm), before.release)))
+        return found
+
+    def _is_out(self, site: str, farm: str) -> bool:
+        views = self.all.cluster.observe(site, None, servers=False).balancers.values()
+        return any(
+            view.answered
+            and farm in view.farms
+            and (view.farms[farm].state != "open" or not view.disk_agrees)
+            for view in views
+        )
 
     def _goal(self, site: str, farm: str, release: str) -> Goal | None:
         for goal in self.run.goals:

@@ -62,13 +62,14 @@ class Engine:
         """Take the farm to ``goal`` as part of the run with this number.
 
         staged
-            The run has staged the release on every server of its scope.
+            The run has staged the release on every server of its scope: it is one of several farms,
+            and goes on without a server that cannot be brought back, if ``max_failed`` allows.
 
         Every trouble of the cluster is an :class:`Outcome`. An error of the journal is raised,
         since what cannot be written is not done; and so is :class:`lease.Held`.
         """
         start = self.clock.monotonic()
-        self.number = run
+        self.number, self.staged = run, staged
         self.rollout, known, self.resumed = self.journal.begin(
             goal, self.holder, self.clock.time(), run
         )
@@ -238,7 +239,8 @@ class Engine:
         rejoined = not any(
             done.step == "rejoin" and "failed" in done.evidence for done in self.done
         )
-        if not rejoined or (goal.server and goal.server in left_out):
+        spared = self.staged and self.world.situation.may_do_without(memory.quarantined)
+        if not (rejoined or spared) or (goal.server and goal.server in left_out):
             what = (
                 f"{goal.server}: {left_out[goal.server]}"
                 if goal.server in left_out
@@ -279,7 +281,9 @@ class Engine:
             )
         pauses = self.site.policy.on_failure == "pause" and not self.aborting
         if now.states == {"open"} and not self._changed():
-            return self._outcome("refused", reason)
+            # of a change that was cut short, one balancer may still make what is on its disk
+            state = "paused" if self.resumed and not now.whole else "refused"
+            return self._outcome(state, reason)
         if now.states == {"open"} and not now.fenced and now.whole:
             return self._outcome("failed", reason)
         if now.states == {"open"} and now.fenced:

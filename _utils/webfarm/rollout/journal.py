@@ -102,6 +102,15 @@ class Journal(Runs):
         ).fetchall()
         return [plain(row, "before", "outcome") for row in rows]
 
+    def under_way(self, run: int) -> list[tuple[str, str, str]]:
+        """Site, farm and release of each farm that the run has in hand, in order."""
+        rows = self.connection.execute(
+            "SELECT site, farm, release FROM rollouts WHERE run=? AND server IS NULL"
+            " AND state IN ('running', 'paused') ORDER BY id",
+            (run,),
+        ).fetchall()
+        return list(dict.fromkeys((row["site"], row["farm"], row["release"]) for row in rows))
+
     def steps(self, rollout: int) -> list[dict[str, Any]]:
         """A rollout's steps in the order in which they ran."""
         return self._steps("rollout", rollout)

@@ -76,6 +76,13 @@ class Runs(Ledger):
                 note(self.connection, "override", holder, run.override, {"run": number}, now)
         return number, bool(same)
 
+    def cut_off(self, run: Run) -> bool:
+        """A process that conducted this run ended without a word."""
+        return any(
+            data["state"] == "running" and asks_the_same(data["run"], run)
+            for data in self.unfinished()
+        )
+
     def end_run(self, run: int, state: str, outcome: Mapping[str, Any], now: float) -> None:
         """Write how the run ended, or that it is ``paused``, which fulfils a wish to pause."""
         with self.write():

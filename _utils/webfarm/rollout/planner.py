@@ -155,7 +155,11 @@ def _closed(now: Situation) -> Next:
         )
     if not now.may_do_without(now.left_out):
         return Stuck((too_many(now),))
-    behind = [name for name in now.balancers if not now.fenced_at(name)]
+    behind = [
+        name
+        for name in now.balancers
+        if not now.fenced_at(name) or now.lacks_amnesty(name, now.newest)
+    ]
     if behind:
         return Step(
             "fence",
@@ -163,7 +167,7 @@ def _closed(now: Situation) -> Next:
             f"only a server on {goal.release} may be UP",
             3 * policy.answer_seconds,
             "haproxy_runtime.set_farms",
-            {"release": {goal.farm: goal.release}},
+            {"release": {goal.farm: goal.release}, **now.amnesty(now.newest)},
         )
     old = [name for name in now.members if not now.server(name).runs(goal.release)]
     if old:
