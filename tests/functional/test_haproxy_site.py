@@ -137,7 +137,7 @@ def test_sessions_of_a_dead_farm_move_without_a_lost_request(cluster: World) -> 
         cluster.run(server.stop())
     replies = [cluster.ask(balancer, cookies=session) for _ in range(40)]
     late = [
-        cluster.ask(balancer, cookies=session) for _ in range(10) if up(balancer, farm2=0) is None
+        cluster.ask(balancer, cookies=session) for _ in range(60) if up(balancer, farm2=0) is None
     ]
     # undetected deaths are retried in the farm, then by the primary; with none left sessions move
     assert {reply.status for reply in late} == {200}

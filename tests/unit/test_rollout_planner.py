@@ -409,6 +409,23 @@ def test_s1_a_closed_farm_goes_back_with_the_amnesty_everywhere_before_it_is_rea
             assert {view.amnesty for view in now.balancers.values()} == {2}
 
 
+def test_an_amnesty_passes_no_balancers_newest_generation(site: Site) -> None:
+    """One was cut short when it raised the newest generation; it would refuse more."""
+    seen, back = canary(site)
+    behind = replace(seen.balancers["site1-lb1"], newest=1)
+    seen = replace(seen, balancers={**seen.balancers, "site1-lb1": behind})
+    for state in ("drain", "closed"):
+        views = {
+            name: replace(
+                view, farms={**view.farms, "farm2": replace(view.farms["farm2"], state=state)}
+            )
+            for name, view in seen.balancers.items()
+        }
+        retreat = Memory(retreat="it failed")
+        step = decide(back, site, replace(seen, balancers=views), retreat)
+        assert isinstance(step, Step) and step.arguments.get("amnesty", 0) <= 1, step
+
+
 def test_s6_going_back_interrupted_anywhere_a_new_process_gets_there(site: Site) -> None:
     seen, back = canary(site)
     for step, now, memory in walk(site, seen, back):

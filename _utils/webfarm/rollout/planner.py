@@ -158,7 +158,7 @@ def _closed(now: Situation) -> Next:
     behind = [
         name
         for name in now.balancers
-        if not now.fenced_at(name) or now.lacks_amnesty(name, now.newest)
+        if not now.fenced_at(name) or now.lacks_amnesty(name, now.known)
     ]
     if behind:
         return Step(
@@ -167,7 +167,7 @@ def _closed(now: Situation) -> Next:
             f"only a server on {goal.release} may be UP",
             3 * policy.answer_seconds,
             "haproxy_runtime.set_farms",
-            {"release": {goal.farm: goal.release}, **now.amnesty(now.newest)},
+            {"release": {goal.farm: goal.release}, **now.amnesty(now.known)},
         )
     old = [name for name in now.members if not now.server(name).runs(goal.release)]
     if old:
@@ -182,7 +182,7 @@ def _drain(now: Situation) -> Step | None:
         name
         for name, at in now.at.items()
         if at.state == "open"
-        or (at.state == "drain" and (now.picked(name) or now.lacks_amnesty(name, now.newest)))
+        or (at.state == "drain" and (now.picked(name) or now.lacks_amnesty(name, now.known)))
     ]
     if not targets:
         return None
@@ -194,7 +194,7 @@ def _drain(now: Situation) -> Step | None:
         else "no new sessions",
         3 * now.site.policy.answer_seconds,
         "haproxy_runtime.set_farms",
-        {"state": {goal.farm: "drain"}, **_without(now), **now.amnesty(now.newest)},
+        {"state": {goal.farm: "drain"}, **_without(now), **now.amnesty(now.known)},
     )
 
 

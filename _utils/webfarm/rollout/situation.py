@@ -252,6 +252,11 @@ class Situation:
             for view in self.balancers.values()
         )
 
+    @property
+    def known(self) -> int:
+        """The highest generation that every balancer knows: an amnesty passes it nowhere."""
+        return min(view.newest for view in self.balancers.values())
+
     @cached_property
     def generation(self) -> int:
         """The generation with which the farm opens on the goal's release.
