@@ -26,7 +26,15 @@ from webfarm.rollout.journal import Journal
 from webfarm.rollout.situation import Situation
 from webfarm.rollout.world import Result, World
 
-from . import mutants, test_cut_off, test_guards, test_openings, test_releases, test_scenarios
+from . import (
+    mutants,
+    test_cut_off,
+    test_cut_short,
+    test_guards,
+    test_openings,
+    test_releases,
+    test_scenarios,
+)
 
 Patch = pytest.MonkeyPatch
 Trial = int | Callable[[], Any]
@@ -177,6 +185,29 @@ GUARDS: tuple[Mutation, ...] = (
         "engine._already_done",
         mutants.soak_only_once,
         (test_guards.test_a_soak_that_was_cut_short_begins_again,),
+    ),
+    Mutation(
+        "a failure is heeded after a crash",
+        "Course._owed",
+        mutants.put(course.Course, "_owed", lambda _: None),
+        (
+            partial(
+                test_cut_short.test_killed_after_the_gate_has_failed_nobody_else_gets_the_release,
+                "abort",
+            ),
+        ),
+    ),
+    Mutation(
+        "no farm in hand is left behind",
+        "Course._in_hand",
+        mutants.put(course.Course, "_in_hand", lambda _: []),
+        (test_cut_short.test_a_change_that_was_cut_short_is_not_forgotten,),
+    ),
+    Mutation(
+        "the way back has an amnesty",
+        "Situation.amnesty",
+        mutants.put(Situation, "amnesty", lambda *_: {}),
+        (partial(broken, test_releases.Flaw(errors=1.0), "rollback"),),
     ),
     Mutation(
         "how the farm was outlives a crash",
