@@ -33,6 +33,7 @@ from webfarm.errors import WebfarmError
 
 REPORT = "webfarm-report-1"
 VECTOR = "webfarm-vector-1"
+APPLIED = "webfarm-applied-1"
 MAX_BYTES = 16_384
 MAX_SIGNATURE = 2_048  # base64 characters: an RSA key of 12,000 bits
 MAX_DEPTH = 8
@@ -61,7 +62,7 @@ def seal(
     private_key
         A PEM file; it is loaded again when it has changed.
     context
-        :data:`REPORT` or :data:`VECTOR`.
+        :data:`REPORT`, :data:`VECTOR` or :data:`APPLIED`.
     password
         Of the PEM file (``key_pass`` of a Salt master).
 
