@@ -30,15 +30,18 @@ class Confirmation:
         For each server ``{"weight": …, "state": …}``, read back from HAProxy.
     left_alone
         Servers that a hand or a rollout has taken out, with the reason.
-    whole
-        Why the farm as a whole is left alone, or why the vector was refused; empty: it was not.
+    left
+        Why the farm as a whole is left alone; empty: it is not.
+    refused
+        Why the vector was not taken; empty: it was.
     """
 
     epoch: int
     at: float
     applied: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     left_alone: Mapping[str, str] = field(default_factory=dict)
-    whole: str = ""
+    left: str = ""
+    refused: str = ""
 
 
 def proven(
@@ -72,8 +75,8 @@ def read(
         and left_alone is not None
     ):
         raise Forged("fields", "an answer without site, farm, epoch, applied or left_alone")
-    whole = str(body.get("refused") or body.get("left") or "")
-    return site, farm, Confirmation(epoch, at, applied, left_alone, whole)
+    left, refused = (str(body.get(key) or "")[:300] for key in ("left", "refused"))
+    return site, farm, Confirmation(epoch, at, applied, left_alone, left, refused)
 
 
 def _texts(value: object, kind: type) -> dict[str, Any] | None:

@@ -74,7 +74,7 @@ class Intake:
     def refuse(self, kind: str, sender: str, why: str, now: float) -> None:
         """Count a refusal, and log the first of its kind."""
         self.refused[kind] += 1
-        said, count = self.logged.get(kind, (-LOG_SECONDS, 0))
+        said, _ = self.logged.get(kind, (-LOG_SECONDS, 0))
         if abs(now - said) < LOG_SECONDS:
             return
         self.logged[kind] = (now, self.refused[kind])
