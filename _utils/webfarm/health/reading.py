@@ -7,6 +7,7 @@ from typing import Any
 from webfarm.health.period import Sums
 
 VERSION = 1
+LEAST_SECONDS = 0.5
 CONTINUOUS_SECONDS = 2.0
 SAMPLE = 10
 ERROR_STEP = 0.1
@@ -61,13 +62,15 @@ def why_now(last: Reading | None, now: Reading, heartbeat: float) -> str | None:
     last
         What was reported last.
 
-    A change of what is critical, of the release or of the cache is reported at once (the sensors
-    have their own hysteresis). The other values change by themselves all the time: they must differ
+    A change of what is critical, of the release or of the cache is reported at once, that is, at
+    the beacon's next second (the sensors have their own hysteresis). The other values change by themselves all the time: they must differ
     much from the last *reported* ones, over at least 2 s and 10 requests. Else there is the
     heartbeat.
     """
     if last is None:
         return "first"
+    if now.sums.seconds < LEAST_SECONDS:
+        return None
     for what in ("critical", "release", "memcached"):
         if getattr(last, what) != getattr(now, what):
             return what
