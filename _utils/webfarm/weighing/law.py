@@ -32,11 +32,10 @@ class Law(Model):
         The smallest and the largest weight, as parts of the base (facts).
     step_down, step_up
         By how much a weight may be divided, and multiplied, in a tick (facts).
-    deadband
-        Differences up to this share of the current weight are left alone; a server that is within
-        half of it of its base gets exactly its base.
-    min_change
-        A change of a smaller share is not worth a command to the balancers.
+    deadband, min_change
+        Differences up to ``deadband``, as a share of the current weight, are left alone (facts). A
+        target that is within ``min_change`` of the base is the base, so that noise does not keep a
+        server away from it.
     min_load, min_requests
         How much a server must have done before its speed is believed: this part of its php-fpm
         processes busy, or so many requests. Less is added up until it is enough.

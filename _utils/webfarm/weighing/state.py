@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from webfarm import shape
 from webfarm.errors import WebfarmError
+from webfarm.shape import Share
+
+Positive = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,24 @@ class Sums:
     children: int = 0  # processes x microseconds
     queue: int = 0  # requests x microseconds
     stall: int = 0  # share x microseconds
+    worst: float = 0.0  # the share of errors that one of the reports proves
     critical: frozenset[str] = frozenset()
+
+    def plus(self, other: "Sums") -> "Sums":
+        """Both together; the same whichever comes first."""
+        return Sums(
+            reports=self.reports + other.reports,
+            micros=self.micros + other.micros,
+            requests=self.requests + other.requests,
+            errors=self.errors + other.errors,
+            busy=self.busy + other.busy,
+            active=self.active + other.active,
+            children=self.children + other.children,
+            queue=self.queue + other.queue,
+            stall=self.stall + other.stall,
+            worst=max(self.worst, other.worst),
+            critical=self.critical | other.critical,
+        )
 
 
 @dataclass(frozen=True)
@@ -70,20 +90,23 @@ class Server:
         When the last report came.
     fresh, work
         Reports since the last decision; ``work``: older ones that did not tell a speed yet.
-    speed, sped
-        Estimate of what it could serve, in requests/s, and when it was last fed.
-    stall
-        Estimate of the share of time that it is stalled, 0 to 1.
+    heard, sped
+        When the estimates, and when the speed among them, were last fed.
+    speed
+        Estimate of what it could serve, in requests/s, errors and stalls not taken off.
+    queue, stall
+        Estimates of its listen queue as a part of its processes, and of the share of time that it
+        is stalled; 0 to 1.
     requests, errors
-        How many there were lately: sums of which half is forgotten in a half-life.
+        How many there were lately: sums of which half is forgotten in ``half_life_down``.
     factor
         Its weight as a part of its base.
     drained
         Why the law takes it out: ``errors``, ``critical: …``, or empty.
     since
         When that began, or when it came back into service.
-    ejections
-        How often in a row it was drained for errors.
+    ejections, failed
+        How often in a row it was drained for errors, and which share of 5xx was proven then.
     critical
         What its last reports called critical.
     """
@@ -91,27 +114,29 @@ class Server:
     at: float | None = None
     fresh: Sums = Sums()
     work: Sums = Sums()
-    speed: float | None = None
-    sped: float | None = None
     heard: float | None = None
-    stall: float = 0.0
-    requests: float = 0.0
-    errors: float = 0.0
-    factor: float = 1.0
+    sped: float | None = None
+    speed: Positive | None = None
+    queue: Share = 0.0
+    stall: Share = 0.0
+    requests: Positive = 0.0
+    errors: Positive = 0.0
+    factor: Annotated[float, Field(ge=0.01, le=10)] = 1.0
     drained: str = ""
     since: float | None = None
-    ejections: int = 0
+    ejections: Annotated[int, Field(ge=0)] = 0
+    failed: Share = 0.0
     critical: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Farm:
-    """What the law remembers of a farm: its servers, its share, and since when it is blind."""
+    """What the law remembers of a farm: servers, share, since when it is blind, last decision."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False, extra="forbid")
 
     servers: Mapping[str, Server] = field(default_factory=dict)
-    share: float = 1.0
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
     blind: float | None = None
     decided: float | None = None
 
