@@ -30,6 +30,8 @@ class Confirmation:
         For each server ``{"weight": …, "state": …}``, read back from HAProxy.
     left_alone
         Servers that a hand or a rollout has taken out, with the reason.
+    kept_ready
+        Servers that are not drained although the vector says so, with the reason.
     left
         Why the farm as a whole is left alone; empty: it is not.
     refused
@@ -40,6 +42,7 @@ class Confirmation:
     at: float
     applied: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     left_alone: Mapping[str, str] = field(default_factory=dict)
+    kept_ready: Mapping[str, str] = field(default_factory=dict)
     left: str = ""
     refused: str = ""
 
@@ -66,6 +69,7 @@ def read(
     site, farm = body.get("site"), body.get("farm")
     applied = _texts(body.get("applied"), Mapping)
     left_alone = _texts(body.get("left_alone"), str)
+    kept_ready = _texts(body.get("kept_ready"), str)
     if not (
         type(epoch) is int
         and epoch >= 0
@@ -73,10 +77,11 @@ def read(
         and isinstance(farm, str)
         and applied is not None
         and left_alone is not None
+        and kept_ready is not None
     ):
-        raise Forged("fields", "an answer without site, farm, epoch, applied or left_alone")
+        raise Forged("fields", "an answer without site, farm or epoch, or with odd servers")
     left, refused = (str(body.get(key) or "")[:300] for key in ("left", "refused"))
-    return site, farm, Confirmation(epoch, at, applied, left_alone, left, refused)
+    return site, farm, Confirmation(epoch, at, applied, left_alone, kept_ready, left, refused)
 
 
 def _texts(value: object, kind: type) -> dict[str, Any] | None:

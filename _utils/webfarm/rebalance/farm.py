@@ -145,7 +145,7 @@ class FarmLoop:
 
     def resume(self, memory: Mapping[str, Any]) -> None:
         """Go on where another process was; :class:`WebfarmError` when that cannot be read."""
-        vector = restored(memory.get("vector"), frozenset(self.base))
+        vector = restored(memory.get("vector"))
         self.state = weights.unpack(memory.get("state"))
         self.vector = vector
 
@@ -159,7 +159,7 @@ class FarmLoop:
             self.name,
             next_epoch(seen, now),
             dict(decision.weights),
-            dict(decision.drained),
+            {server: _short(why) for server, why in decision.drained.items()},
             share,
         )
         if new.says(before):
@@ -186,3 +186,8 @@ class FarmLoop:
             "why": decision.why.get(server, ""),
             "from_what": asdict(estimate) if estimate else {},
         }
+
+
+def _short(reason: str) -> str:
+    """As balancers take it: printable, at most 200 characters."""
+    return "".join(c if c.isprintable() else "?" for c in reason)[:200]

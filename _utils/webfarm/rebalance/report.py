@@ -59,7 +59,7 @@ class Report(Model):
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
-    v: Literal[1]
+    v: Annotated[int, Field(ge=1, le=1)]  # a Literal takes True for 1
     id: Name
     boot: Name
     at: Annotated[float, Field(ge=0, le=1e11)]

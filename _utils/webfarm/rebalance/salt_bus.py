@@ -216,7 +216,7 @@ def firing(opts: Opts) -> Iterator[Callable[[str, dict[str, Any]], None]]:
 
 
 class SaltMeter:
-    """Salt's OpenTelemetry metrics; nothing happens while ``metrics`` is off in its configuration."""
+    """Salt's OpenTelemetry metrics; they do nothing while ``metrics`` is off."""
 
     def count(self, name: str, number: int, **labels: str) -> None:
         """Add to a counter."""

@@ -57,16 +57,13 @@ def plain(vector: Vector | None) -> dict[str, Any] | None:
     return None if vector is None else asdict(vector)
 
 
-def restored(data: object, servers: frozenset[str]) -> Vector | None:
-    """The vector that :func:`plain` made; :class:`WebfarmError` when it is not one.
-
-    Servers that the farm no longer has are left out.
-    """
+def restored(data: object) -> Vector | None:
+    """The vector that :func:`plain` made; :class:`WebfarmError` when it is not one."""
     if data is None:
         return None
     try:
         assert isinstance(data, Mapping)
-        weights = {s: w for s, w in data["weights"].items() if s in servers}
+        weights = dict(data["weights"])
         if any(type(weight) is not int or not 1 <= weight <= 256 for weight in weights.values()):
             raise ValueError("a weight is no integer of 1 to 256")
         return Vector(
@@ -74,7 +71,7 @@ def restored(data: object, servers: frozenset[str]) -> Vector | None:
             str(data["farm"]),
             int(data["epoch"]),
             weights,
-            {s: str(why) for s, why in data["drained"].items() if s in servers},
+            {server: str(why) for server, why in data["drained"].items()},
             max(1, int(data["share"])),
         )
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:

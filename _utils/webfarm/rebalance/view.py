@@ -37,6 +37,11 @@ def view(loop: FarmLoop, now: float) -> dict[str, Any]:
                 for balancer, said in loop.answers.items()
                 if server in said.applied
             },
+            "kept_ready": {
+                balancer: said.kept_ready[server]
+                for balancer, said in loop.answers.items()
+                if server in said.kept_ready
+            },
             "release": report.release if report else None,
             "critical": list(report.critical) if report else [],
             "memcached": report.memcached if report else None,
