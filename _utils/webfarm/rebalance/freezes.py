@@ -36,6 +36,14 @@ class Freeze:
         """Whether it holds anything of that farm."""
         return self.site == site and self.farm in (None, farm)
 
+    def meets(self, site: str, farm: str | None, server: str | None) -> bool:
+        """Whether it holds anything of that site, farm or server."""
+        return (
+            self.site == site
+            and (farm is None or self.farm in (None, farm))
+            and (server is None or self.server in (None, server))
+        )
+
 
 def frozen(
     freezes: Iterable[Freeze], site: str, farm: str, servers: Iterable[str], now: float
