@@ -1,25 +1,34 @@
 """The beacon webfarm_health as a minion's own code runs it, in either way of delivery."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import salt.beacons
 import salt.config
+import salt.utils.event
+import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from health_world import LoneSite, lone_site
 from loopback import wait_for
 from php_world import BALANCER, ROOT, WS1
+from test_delivery import LOADER_FOLDERS, Salt
 from webfarm import signed
+from webfarm.health.settings import Options, options
+from webfarm.rebalance import report
+from webfarm.topology import parse
 
 Event = dict[str, Any]
 
@@ -170,6 +179,24 @@ def test_a_key_that_cannot_be_read_is_logged_once_and_ends_nothing(
     minion.report("a report")
 
 
+@pytest.mark.parametrize(("id", "reports"), [(WS1, True), ("site1-lb1", False)])
+def test_the_state_minion_gives_the_beacon_to_the_servers(
+    site: LoneSite, id: str, reports: bool
+) -> None:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ROOT / "salt"), undefined=jinja2.StrictUndefined
+    )
+    environment.filters["json"] = json.dumps
+    here = parse(site.topology).node(id).model_dump(mode="json")
+    text = environment.get_template("minion/files/webfarm.conf.jinja").render(
+        salt={"webfarm_topology.node": lambda: here}
+    )
+    beacons = yaml.safe_load(text).get("beacons", {})
+    assert list(beacons) == ["webfarm_health"] * reports
+    for config in beacons.values():
+        assert options(config) == Options()
+
+
 SYNCED = """
 import json, sys, salt.beacons, salt.config
 home, data = sys.argv[1], json.loads(sys.argv[2])
@@ -196,3 +223,74 @@ def test_the_beacon_finds_the_library_that_was_synced(site: LoneSite, tmp_path: 
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "extmods/utils/webfarm/__init__.py")
     assert "rror" not in done.stderr
+
+
+@pytest.fixture
+def cluster(site: LoneSite) -> Iterator[Salt]:
+    """A real master, and the server's real minion with the beacon in its configuration."""
+    site.heal()
+    home = Path(tempfile.mkdtemp(prefix="wf-", dir="/tmp"))  # IPC sockets need a short path
+    found = Salt(home / "salt", Path(sys.executable).parent, site.topology, {})
+    for folder in LOADER_FOLDERS:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, found.files / folder, ignore=ignored)
+    options = site.settings().options.model_dump(mode="json")
+    with (found.home / "minion").open("a") as minion:
+        minion.write(yaml.safe_dump({"beacons": {"webfarm_health": [options]}}))
+    try:
+        found.start()
+        yield found
+    finally:
+        found.stop()
+
+        def removed() -> bool:  # fails while one of the killed processes still writes there
+            shutil.rmtree(home)
+            return True
+
+        wait_for(removed, f"{home} is removed")
+        site.heal()
+
+
+def test_a_real_minion_reports_to_its_master_also_when_it_has_been_restarted(
+    cluster: Salt, site: LoneSite
+) -> None:
+    opts = salt.config.master_config(str(cluster.home / "master"))
+    key = Path(opts["pki_dir"]) / "minions" / WS1
+    seen: list[report.Report] = []
+
+    with salt.utils.event.get_event("master", opts["sock_dir"], opts=opts) as bus:
+
+        def reported(what: str, *critical: str) -> report.Report:
+            def received() -> report.Report | None:
+                event = bus.get_event(wait=1, tag="salt/beacon/", full=True)
+                if event is None:
+                    return None
+                assert event["tag"] == f"salt/beacon/{WS1}/webfarm_health/"
+                data = event["data"]
+                envelope = {"body": data["report"], "signature": data["signature"]}
+                found = report.parse(signed.open_(envelope, key, signed.REPORT))
+                assert not seen or (found.boot, found.up > seen[-1].up) == (seen[-1].boot, True)
+                seen.append(found)
+                return found if set(found.critical) == set(critical) else None
+
+            return wait_for(received, what)
+
+        cluster.salt("saltutil.sync_all")
+        reported("a report, as soon as the minion has the beacon")
+        site.server.fpm.stop(signal.SIGKILL)
+        reported("the death of php-fpm", "php-fpm")
+        site.heal()
+        reported("its return")
+
+        minion = cluster.daemons.pop()
+        os.killpg(minion.pid, signal.SIGKILL)
+        minion.wait(20)
+        site.server.fpm.stop(signal.SIGKILL)
+        with (cluster.home / "minion.out").open("ab") as log:
+            command = [cluster.bin / "salt-minion", "-c", cluster.home]
+            cluster.daemons.append(
+                subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            )
+        reported("the death of php-fpm while the minion was away", "php-fpm")
+        site.heal()
+        reported("its return")
