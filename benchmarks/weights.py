@@ -41,6 +41,14 @@ LATE_MS, BUSY = 20.0, 0.8
 """Above these, the generators' lateness and the machine's load spoil the numbers."""
 
 
+@dataclass(frozen=True)
+class Strain:
+    """How hard a run was: share of the CPUs in use, longest pause in steering (s)."""
+
+    busy: float
+    pause: float
+
+
 @dataclass
 class Outcome:
     """What came of one policy in one scenario; latencies in ms, of requests that were answered."""
@@ -91,30 +99,48 @@ def quantile(ordered: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-@contextlib.contextmanager
-def generator(orders: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
+class Generator:
     """A load generator that has its orders; it ends with the block at the latest."""
-    process = subprocess.Popen(
-        [sys.executable, str(LOAD)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdin
-        process.stdin.write(json.dumps(orders))
-        process.stdin.close()
-        process.stdin = None
-        yield process
-    finally:
-        process.kill()
-        process.wait(10)
-        assert process.stdout
-        process.stdout.close()
 
+    def __init__(self, address: str, **orders: Any) -> None:
+        self.orders = {"address": address, **orders}
 
-def printed(process: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
-    text, _ = process.communicate(timeout=seconds)
-    if process.returncode:
-        raise SystemExit(f"a load generator ended with {process.returncode}")
-    return dict(json.loads(text))
+    def __enter__(self) -> "Generator":
+        self.process = subprocess.Popen(
+            [sys.executable, str(LOAD)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            self._write(json.dumps(self.orders))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.communicate(timeout=10)
+
+    def wait(self) -> None:
+        """Until it is ready."""
+        assert self.process.stdout
+        if self.process.stdout.readline() != "ready\n":
+            raise SystemExit(f"a load generator does not start: {LOAD}")
+
+    def begin(self, at: float) -> None:
+        """Tell it when to begin (monotonic seconds)."""
+        self._write(str(at))
+
+    def result(self, seconds: float) -> dict[str, Any]:
+        """What it printed in the end."""
+        text, _ = self.process.communicate(timeout=seconds)
+        if self.process.returncode:
+            raise SystemExit(f"a load generator ended with {self.process.returncode}")
+        return dict(json.loads(text))
+
+    def _write(self, line: str) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
 
 
 def machine() -> tuple[float, float]:
@@ -130,11 +156,16 @@ def conduct(
     begin: float,
     seconds: float,
     found: dict[str, Outcome],
-) -> None:
-    """Let everything happen until the measured part is over; ``begin``: when that begins."""
+) -> float:
+    """Let everything happen until the measured part is over; ``begin``: when that begins.
+
+    Returns the longest time (s) in which it did not come to steer.
+    """
     left = sorted(events)
     next_look = begin
+    last, longest = time.monotonic(), 0.0
     while (now := time.monotonic()) < begin + seconds:
+        last, longest = now, max(longest, now - last)
         while left and begin + left[0].at <= now:
             event = left.pop(0)
             for world in made.values():
@@ -147,6 +178,7 @@ def conduct(
                 for server, weight in world.weights().items():
                     found[name].weights.setdefault(server, []).append(weight)
         time.sleep(0.02)
+    return longest
 
 
 def happen(world: World, event: Event) -> None:
@@ -161,8 +193,8 @@ def happen(world: World, event: Event) -> None:
 
 def measure(
     name: str, made: dict[str, World], listener: Listener, options: argparse.Namespace
-) -> tuple[list[Outcome], float]:
-    """Run one scenario; returns each policy's outcome, and the machine's load (0 to 1)."""
+) -> tuple[list[Outcome], Strain]:
+    """Run one scenario."""
     scenario = SCENARIOS[name]
     found = {policy: Outcome(world.policy) for policy, world in made.items()}
     rate = scenario.rate(options.servers, options.children, options.work)
@@ -181,39 +213,35 @@ def measure(
             if steer is not None:
                 steering.append(steer)
                 stack.callback(steer.close)
-        start = time.monotonic() + 2.0  # until then the generators have read their orders
         running = {
             policy: stack.enter_context(
-                generator(
-                    {
-                        "address": world.address,
-                        "begin": start,
-                        "requests": requests,
-                        "patience": PATIENCE,
-                    }
-                )
+                Generator(world.address, requests=requests, patience=PATIENCE)
             )
             for policy, world in made.items()
         }
-        worked, had = machine()
-        conduct(made, steering, events, start + options.warmup, options.seconds, found)
-        worked, had = machine()[0] - worked, machine()[1] - had
-        for policy, process in running.items():
-            found[policy].read(printed(process, 2 * PATIENCE), options.warmup)
-    return list(found.values()), worked / max(had, 0.01)
+        for one in running.values():
+            one.wait()
+        start = time.monotonic() + 0.5
+        for one in running.values():
+            one.begin(start)
+        before = machine()
+        begin = start + options.warmup
+        pause = conduct(made, steering, events, begin, options.seconds, found)
+        worked, had = (after - was for after, was in zip(machine(), before, strict=True))
+        for policy, one in running.items():
+            found[policy].read(one.result(2 * PATIENCE), options.warmup)
+    return list(found.values()), Strain(worked / max(had, 1), pause)
 
 
 def limit(options: argparse.Namespace, listener: Listener) -> float:
     """Requests/s that one generator gets from HAProxy alone, with all else at rest."""
     with worlds([POLICIES["leastconn"]], 1, 2, listener.address) as made:
-        orders = {
-            "address": made["leastconn"].address,
-            "flood": min(3.0, options.seconds),
-            "connections": 32,
-            "path": "/.webfarm/site-up",
-        }
-        with generator(orders) as process:
-            return float(printed(process, 60)["rate"])
+        seconds = min(3.0, options.seconds)
+        address = made["leastconn"].address
+        with Generator(address, flood=seconds, connections=32, path="/.webfarm/site-up") as one:
+            one.wait()
+            one.begin(time.monotonic())
+            return float(one.result(60)["rate"])
 
 
 def compared(value: float, base: float | None) -> str:
@@ -245,7 +273,7 @@ def rows(scenario: str, outcomes: list[Outcome], seconds: float) -> Iterator[str
 
 
 def health(
-    scenario: str, outcomes: list[Outcome], load: float, options: argparse.Namespace
+    scenario: str, outcomes: list[Outcome], strain: Strain, options: argparse.Namespace
 ) -> Iterator[str]:
     """How far the numbers can be trusted."""
     late = max(quantile(one.lateness, 0.99) for one in outcomes)
@@ -254,10 +282,11 @@ def health(
     yield (
         f"{scenario}: {outcomes[0].requests / options.seconds:.0f} requests/s for each policy; "
         f"generators late by {late:.1f} ms (p99), {longest:.1f} ms (longest), {cpu:.0%} of a core "
-        f"each at most; machine {load:.0%} busy; "
+        f"each at most; steering paused for {strain.pause * 1000:.0f} ms at most; "
+        f"machine {strain.busy:.0%} busy; "
         f"without an answer: {sum(one.unanswered for one in outcomes)}"
     )
-    if late > LATE_MS or load > BUSY:
+    if late > LATE_MS or strain.busy > BUSY:
         yield f"{scenario}: DO NOT USE: the machine was too busy for these numbers"
 
 
@@ -305,10 +334,10 @@ def main() -> None:
             policies = [POLICIES[policy] for policy in options.policy]
             with worlds(policies, options.servers, options.children, listener.address) as made:
                 listener.answers.clear()
-                outcomes, load = measure(name, made, listener, options)
+                outcomes, strain = measure(name, made, listener, options)
             table += rows(name, outcomes, options.seconds)
-            trust += health(name, outcomes, load, options)
-            print(trust[-1], file=sys.stderr, flush=True)
+            trust += health(name, outcomes, strain, options)
+            print(f"{name}: measured", file=sys.stderr, flush=True)
     print(
         f"\n{options.servers} servers of {options.children} php-fpm processes for each policy, "
         f"{options.work:.0f} ms a request; {options.seconds:.0f} s measured; seed {options.seed}; "

@@ -1,8 +1,9 @@
 """The load generator of benchmarks/weights.py, a process of its own: standard library only.
 
-It reads its orders as JSON from the standard input and prints what came of them as JSON.
+It reads its orders, a line of JSON, from the standard input, answers ``ready``, reads a line with
+the moment to begin (monotonic seconds), and prints what came of it as JSON.
 
-``{"address": "host:port", "begin": monotonic, "requests": [[offset, ms], …], "patience": seconds}``
+``{"address": "host:port", "requests": [[offset, ms], …], "patience": seconds}``
     Open loop: each request is sent at its time, however many are still unanswered, and its latency
     counts from that time, so that a late generator hides nothing. Prints ``{"cpu": seconds,
     "results": [[offset, latency, status, lateness], …]}``, in seconds; status 0: no answer.
@@ -54,9 +55,8 @@ class Clients:
             writer.close()
 
 
-async def steady(orders: dict[str, Any]) -> dict[str, Any]:
+async def steady(orders: dict[str, Any], begin: float) -> dict[str, Any]:
     clients = Clients(orders["address"])
-    begin, patience = orders["begin"], orders["patience"]
     results: list[tuple[float, float, int, float]] = []
     cpu = time.process_time()
 
@@ -64,7 +64,7 @@ async def steady(orders: dict[str, Any]) -> dict[str, Any]:
         late = time.monotonic() - begin - offset
         status = 0
         with contextlib.suppress(OSError, EOFError, ValueError):  # TimeoutError is an OSError
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(orders["patience"]):
                 status = await clients.ask(f"/work.php?ms={ms:.1f}")
         results.append((offset, time.monotonic() - begin - offset, status, late))
 
@@ -76,9 +76,8 @@ async def steady(orders: dict[str, Any]) -> dict[str, Any]:
     return {"cpu": time.process_time() - cpu, "results": results}
 
 
-async def flood(orders: dict[str, Any]) -> dict[str, Any]:
+async def flood(orders: dict[str, Any], began: float) -> dict[str, Any]:
     clients = Clients(orders["address"])
-    began = time.monotonic()
     count = 0
 
     async def worker() -> None:
@@ -93,8 +92,11 @@ async def flood(orders: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    orders = json.load(sys.stdin)
-    json.dump(asyncio.run(flood(orders) if "flood" in orders else steady(orders)), sys.stdout)
+    orders = json.loads(sys.stdin.readline())
+    print("ready", flush=True)
+    begin = float(sys.stdin.readline())
+    work = flood if "flood" in orders else steady
+    json.dump(asyncio.run(work(orders, begin)), sys.stdout)
 
 
 if __name__ == "__main__":
