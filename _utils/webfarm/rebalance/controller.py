@@ -160,15 +160,10 @@ class Controller:
         if 0 <= now - self.started_again.get(balancer, -AGAIN_SECONDS) < AGAIN_SECONDS:
             return []
         self.started_again[balancer] = now
-        site = self.site_of[balancer]
-        return self._again([place for place in self.farms if place[0] == site], now)
-
-    def _again(self, places: list[Place], now: float) -> list[Event]:
         events = []
-        for place in places:
-            loop = self.farms.get(place)
-            if loop is not None and loop.vector is not None:
-                events += self._sent(loop, now)
+        for (site, _), loop in self.farms.items():
+            if site == self.site_of[balancer] and loop.vector is not None:
+                events += self._sent(loop, (balancer,), now)
         return events
 
     # -- ticks -----------------------------------------------------------------------------------
@@ -214,7 +209,8 @@ class Controller:
             changes = []
         if changes:
             return self._out(loop, changes, now)
-        return self._sent(loop, now) if loop.due(now) else []
+        to = loop.due(now)
+        return self._sent(loop, to, now) if to else []
 
     def _out(self, loop: FarmLoop, changes: list[Change], now: float) -> list[Event]:
         """A new vector: kept in the history, sent, and said in words beside it."""
@@ -222,12 +218,13 @@ class Controller:
         self.counts["decisions"] += 1
         self.meter.count("webfarm.rebalance.decisions", 1)
         return [
-            *self._sent(loop, now),
+            *self._sent(loop, loop.balancers, now),
             (f"webfarm/rebalance/decided/{loop.site}/{loop.name}", {"changes": changes}),
         ]
 
-    def _sent(self, loop: FarmLoop, now: float) -> list[Event]:
-        vector = loop.send(now)
+    def _sent(self, loop: FarmLoop, to: tuple[str, ...], now: float) -> list[Event]:
+        """The event that the reactor relays: the envelope, and unsigned the minions that get it."""
+        vector = loop.send(to, now)
         try:
             envelope = self.seal(vector.body(now))
         except WebfarmError as error:
@@ -235,7 +232,7 @@ class Controller:
             return []
         self.counts["vectors"] += 1
         self.meter.count("webfarm.rebalance.vectors", 1)
-        return [(vector.tag, dict(envelope))]
+        return [(vector.tag, {**envelope, "balancers": list(to)})]
 
     def _look(self, now: float) -> list[Event]:
         """Take up freezes and wishes."""
@@ -243,8 +240,12 @@ class Controller:
         if held is not None:
             for (site, farm), loop in self.farms.items():
                 loop.frozen = freezes.frozen(held, site, farm, loop.base, now)
-        wishes = self._with_book(now, self.book.wishes) or []
-        return self._again(list(dict.fromkeys(wishes)), now)
+        events = []
+        for place in dict.fromkeys(self._with_book(now, self.book.wishes) or []):
+            wished = self.farms.get(place)
+            if wished is not None and wished.vector is not None:
+                events += self._sent(wished, wished.balancers, now)
+        return events
 
     # -- what is said ----------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """One farm's loop: its reports, its decisions, its vector, and what its balancers say of that."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -94,19 +94,24 @@ class FarmLoop:
 
     # -- what goes out -------------------------------------------------------------------------
 
-    def due(self, now: float) -> bool:
-        """Whether the vector shall be sent with this tick."""
+    def due(self, now: float) -> tuple[str, ...]:
+        """The balancers that the vector shall be sent to with this tick."""
         if self.vector is None:
-            return False
-        if self.sent is None or not 0 <= now - self.sent < ASSERT_SECONDS:
-            return self.law.on or self.sent is None or bool(self.owing)
-        return any(0 <= now - since < PATIENCE_SECONDS for since in self.owing.values())
+            return ()
+        if self.sent is None:
+            return self.balancers
+        if not 0 <= now - self.sent < ASSERT_SECONDS:
+            return self.balancers if self.law.on else tuple(self.owing)
+        return tuple(
+            name for name, since in self.owing.items() if 0 <= now - since < PATIENCE_SECONDS
+        )
 
-    def send(self, now: float) -> Vector:
-        """The vector, as sent now: every balancer owes an answer."""
+    def send(self, to: Collection[str], now: float) -> Vector:
+        """The vector, as sent now: these balancers owe an answer."""
         assert self.vector is not None
-        self.sent = now
-        for balancer in self.balancers:
+        if len(to) == len(self.balancers) or self.sent is None:
+            self.sent = now
+        for balancer in to:
             self.owing.setdefault(balancer, now)
         return self.vector
 
