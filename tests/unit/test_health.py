@@ -260,16 +260,23 @@ def test_pressure_is_read_and_kept_in_its_range() -> None:
             machine.avg10(nonsense)
 
 
-def test_a_containers_own_pressure_goes_before_the_hosts(tmp_path: Path) -> None:
-    own, host = tmp_path / "cgroup", tmp_path / "pressure"
+@pytest.mark.parametrize(
+    ("contained", "memory"), [(False, 3.0), (True, None)], ids=["machine", "container"]
+)
+def test_the_own_pressure_goes_before_the_hosts_which_says_nothing_of_a_container(
+    tmp_path: Path, contained: bool, memory: float | None
+) -> None:
+    own, host, container = tmp_path / "cgroup", tmp_path / "pressure", tmp_path / "container"
     own.mkdir()
     host.mkdir()
     (own / "cpu.pressure").write_text("some avg10=7.00 avg60=0 avg300=0 total=0\n")
     for name in ("cpu", "memory"):
         (host / name).write_text("some avg10=3.00 avg60=0 avg300=0 total=0\n")
-    pressure = machine.Pressure(own, host)
+    if contained:
+        container.write_text("systemd-nspawn")
+    pressure = machine.Pressure(own, host, container)
     pressure.look()
-    assert pressure.psi == {"cpu": 7.0, "memory": 3.0, "io": None}
+    assert pressure.psi == {"cpu": 7.0, "memory": memory, "io": None}
 
 
 def test_a_disk_is_full_until_there_is_twice_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +345,7 @@ def later(**changes: Any) -> Reading:
         (later(memcached=False), "memcached"),
         (later(errors=3), "errors"),
         (later(errors=2), None),
-        (later(errors=3, seconds=1.0), None),
+        (later(errors=3, seconds=1.0), "errors"),
         (later(requests=5, errors=5, busy=0.5), None),  # too few to tell
         (later(busy=4.6), "time"),
         (later(requests=60, busy=6.0, active=2.0), None),  # more load, as fast as before
@@ -352,6 +359,12 @@ def later(**changes: Any) -> Reading:
 )
 def test_what_is_worth_a_report(now: Reading, why: str | None) -> None:
     assert reading.why_now(CALM, now, heartbeat=5.0) == why
+
+
+def test_errors_that_fall_wait_for_two_seconds() -> None:
+    failing = later(errors=15)
+    assert reading.why_now(failing, later(seconds=1.0), 5.0) is None
+    assert reading.why_now(failing, later(seconds=2.0), 5.0) == "errors"
 
 
 def test_the_first_reading_is_reported_and_the_end_of_a_crisis_too() -> None:

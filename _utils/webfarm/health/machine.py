@@ -10,6 +10,7 @@ PRESSURE_SECONDS = 2.0  # the kernel renews its averages every two seconds
 DISK_SECONDS = 1.0
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc/pressure")
+CONTAINER = Path("/run/systemd/container")
 _MIB = 1024 * 1024
 
 Psi = dict[str, float | None]
@@ -30,16 +31,18 @@ def avg10(text: str) -> float:
 class Pressure:
     """Reads PSI (Linux, Documentation/accounting/psi.rst) every two seconds.
 
-    The machine's own control group comes first: in a container ``/proc/pressure`` speaks of the
-    whole host. A resource without a pressure file is None.
+    The machine's own control group comes first. In a container, that is, where systemd has written
+    the file ``container``, ``/proc/pressure`` speaks of the whole host and is not read. A resource
+    without a pressure file is None.
     """
 
-    def __init__(self, cgroup: Path = CGROUP, proc: Path = PROC) -> None:
+    def __init__(
+        self, cgroup: Path = CGROUP, proc: Path = PROC, container: Path = CONTAINER
+    ) -> None:
         self.psi: Psi = dict.fromkeys(RESOURCES)
-        self._places = [
-            {name: cgroup / f"{name}.pressure" for name in RESOURCES},
-            {name: proc / name for name in RESOURCES},
-        ]
+        self._places = [{name: cgroup / f"{name}.pressure" for name in RESOURCES}]
+        if not container.exists():
+            self._places.append({name: proc / name for name in RESOURCES})
 
     def look(self) -> float:
         """Read them all; returns the seconds to wait until the next look."""

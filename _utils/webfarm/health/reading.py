@@ -63,9 +63,10 @@ def why_now(last: Reading | None, now: Reading, heartbeat: float) -> str | None:
         What was reported last.
 
     A change of what is critical, of the release or of the cache is reported at once, that is, at
-    the beacon's next second (the sensors have their own hysteresis). The other values change by themselves all the time: they must differ
-    much from the last *reported* ones, over at least 2 s and 10 requests. Else there is the
-    heartbeat.
+    the beacon's next second (the sensors have their own hysteresis). The other values change by
+    themselves all the time: they must differ much from the last *reported* ones, over at least 2 s
+    and 10 requests; errors that rise do not wait for the 2 s, since a server that fails fast
+    attracts requests. Else there is the heartbeat.
     """
     if last is None:
         return "first"
@@ -76,11 +77,12 @@ def why_now(last: Reading | None, now: Reading, heartbeat: float) -> str | None:
             return what
     if now.sums.seconds >= heartbeat:
         return "heartbeat"
+    if now.sums.requests >= SAMPLE and _error_rise(last, now) >= ERROR_STEP:
+        return "errors"
     if now.sums.seconds < CONTINUOUS_SECONDS:
         return None
     if now.sums.requests >= SAMPLE:
-        share, was = _error_share(now.sums), _error_share(last.sums)
-        if abs(share - was) >= ERROR_STEP:
+        if _error_rise(last, now) <= -ERROR_STEP:
             return "errors"
         if last.sums.requests >= SAMPLE and _far(_mean_time(last.sums), _mean_time(now.sums)):
             return "time"
@@ -122,8 +124,11 @@ def body(reading: Reading, minion: str, boot: str, at: float, up: float) -> dict
     }
 
 
-def _error_share(sums: Sums) -> float:
-    return sums.errors / sums.requests if sums.requests else 0.0
+def _error_rise(last: Reading, now: Reading) -> float:
+    was, share = (
+        one.sums.errors / one.sums.requests if one.sums.requests else 0.0 for one in (last, now)
+    )
+    return share - was
 
 
 def _mean_time(sums: Sums) -> float:
