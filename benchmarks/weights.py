@@ -1,8 +1,8 @@
 """Measure what weights that follow health are worth: real HAProxy, nginx and php-fpm, real reports.
 
-    python3 benchmarks/weights.py                                    # about 21 minutes
+    python3 benchmarks/weights.py                                    # four scenarios of 20 + 240 s
     python3 benchmarks/weights.py --scenario failing --seconds 60 --policy leastconn \\
-        --policy leastconn+loop                                      # about 2 minutes
+        --policy leastconn+loop                                      # one question
 
 Needs haproxy, nginx, php8.2-fpm and what the functional tests need, root, and a quiet machine. Each
 policy has a farm of its own, and all of them run at the same time under the same traffic: the same
@@ -43,10 +43,13 @@ LATE_MS, BUSY = 20.0, 0.8
 
 @dataclass(frozen=True)
 class Strain:
-    """How hard a run was: share of the CPUs in use, longest pause in steering (s)."""
+    """How a run went: share of the CPUs in use, longest pause in steering (s), and the reports of
+    the server that sent fewest (None: nobody steered).
+    """
 
     busy: float
     pause: float
+    reports: int | None
 
 
 @dataclass
@@ -230,7 +233,8 @@ def measure(
         worked, had = (after - was for after, was in zip(machine(), before, strict=True))
         for policy, one in running.items():
             found[policy].read(one.result(2 * PATIENCE), options.warmup)
-    return list(found.values()), Strain(worked / max(had, 1), pause)
+    counts = [count for steer in steering for count in steer.reports.counts.values()]
+    return list(found.values()), Strain(worked / max(had, 1), pause, min(counts, default=None))
 
 
 def limit(options: argparse.Namespace, listener: Listener) -> float:
@@ -284,10 +288,13 @@ def health(
         f"generators late by {late:.1f} ms (p99), {longest:.1f} ms (longest), {cpu:.0%} of a core "
         f"each at most; steering paused for {strain.pause * 1000:.0f} ms at most; "
         f"machine {strain.busy:.0%} busy; "
+        f"reports of each server: {'none wanted' if strain.reports is None else strain.reports}; "
         f"without an answer: {sum(one.unanswered for one in outcomes)}"
     )
     if late > LATE_MS or strain.busy > BUSY:
         yield f"{scenario}: DO NOT USE: the machine was too busy for these numbers"
+    if strain.reports == 0:
+        yield f"{scenario}: DO NOT USE: a server did not report at all"
 
 
 def chosen(given: list[str] | None, known: dict[str, Any], what: str) -> list[str]:
