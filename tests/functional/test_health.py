@@ -92,6 +92,9 @@ def test_the_death_of_php_fpms_master_alone_is_critical_though_children_answer(
     try:
         fpm.process.wait()
         listener.until(lambda body: body["critical"] == ["php-fpm"], "the death is reported")
+        told = len(listener.bodies)
+        listener.until(lambda _: len(listener.bodies) >= told + 4, "it stays critical")
+        assert all(body["critical"] == ["php-fpm"] for body in listener.bodies[told:])
     finally:
         fpm.stop(signal.SIGKILL)
 
