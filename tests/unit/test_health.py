@@ -521,3 +521,22 @@ def test_a_mistake_in_the_pillar_is_logged_once_and_raises_nothing(
     assert watch.reports([], "ws1", tmp_path / "none", broken) == []
     assert len(asked) == 2
     assert caplog.text.count("the pillar is not there") == 1
+
+
+def test_a_machine_that_gives_no_threads_is_tried_again_later(
+    pillar: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    def refused(loop: Loop) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Loop, "start", refused)
+    watch = Watch()
+    for _ in range(3):
+        told = watch.reports(
+            [], "site1-farm1-ws1", tmp_path / "none", lambda: topology.parse(pillar)
+        )
+        assert told == []
+    assert caplog.text.count("can't start new thread") == 1

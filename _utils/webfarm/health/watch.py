@@ -50,7 +50,8 @@ class Watch:
             if body is None:
                 return []
             envelope = signed.seal(body, key, signed.REPORT)
-        except WebfarmError as error:
+        # OSError, RuntimeError: a machine without descriptors or threads left
+        except (WebfarmError, OSError, RuntimeError) as error:
             self._trouble(str(error))
             return []
         return [{"report": envelope["body"], "signature": envelope["signature"]}]
