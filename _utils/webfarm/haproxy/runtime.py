@@ -17,7 +17,6 @@ from webfarm.files import locked, write_atomic
 from webfarm.haproxy import checks, maps, parse
 from webfarm.haproxy.client import BalancerDown, BalancerError, Client
 
-STATES = ("ready", "drain", "maint")
 OWN = "webfarm_"  # backends of this prefix are Webfarm's own, not farms or sites
 FARM_MAPS = ("farm_state", "farm_generation", "farm_release", "farm_pick", "farm_pick_newest")
 SITE_MAPS = ("site_state", "site_pick")
@@ -188,6 +187,7 @@ class Balancer:
         """Make a server ``ready``, ``drain`` (sticky sessions stay) or ``maint``; returns {"old",
         "new"}, or {}.
         """
+        checks.server_state(backend, server, state)
         with self.lock("set a server's state"):
             return self.put_state(backend, server, state)
 
@@ -291,15 +291,7 @@ class Balancer:
                 )
 
     def put_state(self, backend: str, server: str, state: str) -> dict[str, Any]:
-        """:meth:`set_state` for who has the lock."""
-        names.check(backend, "backend")
-        names.check(server, "server")
-        if state not in STATES:
-            raise WebfarmError(
-                f"state of {backend}/{server}: {ascii(state)[:40]} is not one of "
-                f"{', '.join(STATES)}; "
-                "nothing was changed"
-            )
+        """:meth:`set_state` for who has the lock and has checked the words."""
         wanted = {(backend, server): state}
         before = {(s.backend, s.server): s.admin for s in self.states()}
         self._known(wanted, before)

@@ -92,6 +92,7 @@ def set_state(balancer: Balancer, farm: str, server: str, state: str) -> dict[st
 
     One that is made ready is drained by the loop only after a vector that did not drain it.
     """
+    checks.server_state(farm, server, state)
     with balancer.lock("set a server's state"):
         done = balancer.put_state(farm, server, state)
         memory = kept.glance(balancer.settings.state_file)
