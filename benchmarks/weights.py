@@ -54,7 +54,7 @@ class Strain:
 
 @dataclass
 class Outcome:
-    """What came of one policy in one scenario; latencies in ms, of requests that were answered."""
+    """What came of one policy in one scenario; latencies in ms, of the requests that succeeded."""
 
     policy: Policy
     latencies: list[float] = field(default_factory=list)
@@ -336,15 +336,25 @@ def main() -> None:
     table: list[str] = []
     trust: list[str] = []
     with listening(f"{NET}.0.1") as listener:
-        most = limit(options, listener)
-        for name in options.scenario:
-            policies = [POLICIES[policy] for policy in options.policy]
-            with worlds(policies, options.servers, options.children, listener.address) as made:
-                listener.answers.clear()
-                outcomes, strain = measure(name, made, listener, options)
-            table += rows(name, outcomes, options.seconds)
-            trust += health(name, outcomes, strain, options)
-            print(f"{name}: measured", file=sys.stderr, flush=True)
+        trust.append(
+            f"A load generator can do {limit(options, listener):,.0f} requests/s "
+            "against HAProxy alone."
+        )
+        try:
+            for name in options.scenario:
+                policies = [POLICIES[policy] for policy in options.policy]
+                with worlds(policies, options.servers, options.children, listener.address) as made:
+                    listener.answers.clear()
+                    outcomes, strain = measure(name, made, listener, options)
+                table += rows(name, outcomes, options.seconds)
+                trust += health(name, outcomes, strain, options)
+                print(f"{name}: measured", file=sys.stderr, flush=True)
+        finally:
+            show(table, trust, options)
+
+
+def show(table: list[str], trust: list[str], options: argparse.Namespace) -> None:
+    """Print what was measured, also when a later scenario failed."""
     print(
         f"\n{options.servers} servers of {options.children} php-fpm processes for each policy, "
         f"{options.work:.0f} ms a request; {options.seconds:.0f} s measured; seed {options.seed}; "
@@ -353,9 +363,7 @@ def main() -> None:
     print("In brackets: the ratio to the same policy without loop or agents.\n")
     print("| scenario | policy | p50 ms | p99 ms | p99.9 ms | errors | reversals/server/min |")
     print("|---|---|---:|---:|---:|---:|---:|")
-    print("\n".join(table) + "\n")
-    print(f"A load generator can do {most:,.0f} requests/s against HAProxy alone.")
-    print("\n".join(trust))
+    print("\n".join([*table, "", *trust]))
 
 
 if __name__ == "__main__":
