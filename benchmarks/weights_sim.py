@@ -5,10 +5,11 @@ The law is the real one (`webfarm.weights`); servers, balancers, reports and tim
 same seed gives every policy the same arrivals and the same troubles::
 
     python benchmarks/weights_sim.py                         16 servers, every policy and scenario
-    python benchmarks/weights_sim.py --servers 512 --seconds 60 --policies leastconn+maxconn
+    python benchmarks/weights_sim.py --servers 512 --service 0.8 --policies leastconn
 
 A server works on 8 requests at a time, 100 ms each in the mean (exponential), the others wait in
-its listen queue; who waits for more than 5 s gets an error. Two balancers, each with its own view.
+its listen queue; who waits for more than 50 times that gets an error. Two balancers, each with its
+own view.
 A server looks at itself every second and reports at once when something has changed, else every
 5 s; 0.3 s later the master has it, and 0.3 s after a decision it is in force.
 """
@@ -29,7 +30,7 @@ sys.path.insert(0, str(ROOT / "_utils"))
 
 from webfarm.weights import Decision, Farm, Law, Load, absorb, decide, urgent  # noqa: E402
 
-SLOTS, SERVICE, PATIENCE = 8, 0.1, 5.0
+SLOTS, SERVICE, PATIENCE = 8, 0.1, 50
 BALANCERS, TRIP = 2, 0.3
 FAIL_SECONDS = 0.002
 WARM = 10.0  # the first seconds do not count
@@ -200,8 +201,10 @@ class Outcome:
 class Run:
     """One policy in one scenario."""
 
-    def __init__(self, policy: Policy, trouble: Trouble, count: int, seed: int, law: Law) -> None:
-        self.policy, self.trouble, self.law = policy, trouble, law
+    def __init__(
+        self, policy: Policy, trouble: Trouble, count: int, seed: int, service: float = SERVICE
+    ) -> None:
+        self.policy, self.trouble, self.law, self.service = policy, trouble, Law(), service
         self.rng = random.Random(seed)
         self.work = random.Random(seed + 1)
         self.balancers = [Balancer(policy, count) for _ in range(BALANCERS)]
@@ -225,7 +228,7 @@ class Run:
     def run(self, seconds: float) -> Outcome:
         """Let ``seconds`` pass."""
         begun = time.process_time()
-        rate = len(self.hosts) * SLOTS / SERVICE * self.trouble.load
+        rate = len(self.hosts) * SLOTS / self.service * self.trouble.load
         self.at(self.rng.expovariate(rate), self.arrive, rate)
         for server in range(len(self.hosts)):
             self.at(self.rng.uniform(0, 1), self.look, server)
@@ -258,9 +261,9 @@ class Run:
         host = self.hosts[server]
         host.working += 1
         fails = self.trouble.fails(server, self.now)
-        takes = SERVICE * self.work.expovariate(1)
+        takes = self.service * self.work.expovariate(1)
         takes = FAIL_SECONDS if fails else takes * self.trouble.slow(server, self.now)
-        if self.now - came > PATIENCE:
+        if self.now - came > PATIENCE * self.service:
             fails, takes = True, 0.0
         self.at(self.now + takes, self.finish, server, number, came, fails, takes)
 
@@ -370,6 +373,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--servers", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=150)
+    parser.add_argument("--service", type=float, default=SERVICE, help="mean time of a request, s")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--scenarios", nargs="*", default=[*SCENARIOS], choices=[*SCENARIOS])
     parser.add_argument("--policies", nargs="*", default=[""], help="those that begin with this")
@@ -384,7 +388,7 @@ def main() -> None:
             outcomes = []
             for seed in range(given.seeds):
                 trouble = SCENARIOS[name](given.servers, random.Random(seed), given.seconds)
-                run = Run(policy, trouble, given.servers, seed, Law())
+                run = Run(policy, trouble, given.servers, seed, given.service)
                 outcomes.append(run.run(given.seconds))
             both = Outcome(
                 [t for outcome in outcomes for t in outcome.times],

@@ -1,0 +1,21 @@
+"""In the benchmark's simulated farm the loop is worth what it is there for."""
+
+import random
+
+from benchmarks.weights_sim import POLICIES, SCENARIOS, Outcome, Run
+
+
+def outcome(policy: str, scenario: str, seconds: float) -> Outcome:
+    trouble = SCENARIOS[scenario](16, random.Random(0), seconds)
+    return Run(POLICIES[policy], trouble, 16, 0, 0.2).run(seconds)
+
+
+def test_a_fast_failing_server_costs_at_least_ten_times_fewer_errors() -> None:
+    none = outcome("leastconn+maxconn", "fastfail", 100)
+    loop = outcome("leastconn+maxconn + loop", "fastfail", 100)
+    assert none.errors > 10 * loop.errors > 0
+
+
+def test_servers_that_are_alike_are_left_alone() -> None:
+    loop = outcome("leastconn+maxconn + loop", "even", 60)
+    assert (loop.reversals, loop.errors) == (0, 0)
