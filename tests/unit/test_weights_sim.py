@@ -16,6 +16,7 @@ def test_a_fast_failing_server_costs_at_least_ten_times_fewer_errors() -> None:
     assert none.errors > 10 * loop.errors > 0
 
 
-def test_servers_that_are_alike_are_left_alone() -> None:
+def test_servers_that_are_alike_hardly_move() -> None:
     loop = outcome("leastconn+maxconn + loop", "even", 60)
-    assert (loop.reversals, loop.errors) == (0, 0)
+    assert loop.reversals < 0.5, "a server and minute: chance, at some 100 requests a report"
+    assert loop.errors == 0
