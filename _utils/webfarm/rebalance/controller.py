@@ -1,6 +1,7 @@
 """All farms: letters in, events out, each farm at its tick; clock, disk and keys are handed in."""
 
 import logging
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -25,6 +26,8 @@ LOOK_SECONDS = 1.0
 """How often freezes and wishes are looked for."""
 REFUSED_SECONDS = 10.0
 """At most so often an event says what was refused."""
+LATE_SECONDS = 0.5
+"""A tick that comes later is counted as late."""
 AGAIN_SECONDS = 4.0
 """At most so often a balancer's start makes its site's vectors be sent again."""
 
@@ -187,6 +190,7 @@ class Controller:
             loop = ticked[place] = self.farms[place]
             late = tick_clock - due
             self.latest = max(self.latest, late)
+            self.counts["late"] += late > LATE_SECONDS
             self.meter.record("webfarm.rebalance.late", late * 1000)
             # a tick that was missed is not made up for
             following = due + loop.law.tick
@@ -268,6 +272,7 @@ class Controller:
     def _about(self, now: float) -> dict[str, Any]:
         return {
             "at": now,
+            "pid": os.getpid(),
             "accepted": self.intake.accepted,
             "refused": dict(self.intake.refused),
             "counts": dict(self.counts),
