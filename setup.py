@@ -32,7 +32,16 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
-    install_requires=["salt>=3008", "pyzmq", "msgpack", "jinja2", "pydantic>=2", "rich", "tzdata"],
+    install_requires=[
+        "salt>=3008",
+        "cryptography",
+        "pyzmq",
+        "msgpack",
+        "jinja2",
+        "pydantic>=2",
+        "rich",
+        "tzdata",
+    ],
     packages=["saltext.webfarm", *LIBRARY, *(f"saltext.webfarm.{name}" for name in LOADER_FOLDERS)],
     package_dir={
         "saltext.webfarm": "saltext_webfarm",

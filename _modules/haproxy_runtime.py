@@ -22,16 +22,22 @@ configuration:
 """
 
 import dataclasses
+import time
+from pathlib import Path
 
 import webfarm
 
 webfarm.renew(__file__)
 
 from webfarm import hold as _hold
+from webfarm import signed as _signed
 from webfarm.errors import WebfarmError
 from webfarm.haproxy import farms as _farms
 from webfarm.haproxy import sites as _sites
+from webfarm.haproxy import vector as _vector
+from webfarm.haproxy import weights as _weights
 from webfarm.haproxy.runtime import Balancer, Settings
+from webfarm.rebalance import confirm as _confirm
 
 __virtualname__ = "haproxy_runtime"
 
@@ -68,7 +74,7 @@ def servers(backend=None):
     """
     The servers: backend -> server -> address, status, admin_state (``ready``, ``drain``,
     ``maint``), weight (in force, during slowstart less than uweight), uweight, iweight (as
-    configured), in_flight, queued, check.
+    configured), in_flight, queued, check, drained_by (``weights`` when the weights' loop did it).
 
     backend
         A farm (at a site balancer) or a site (at a primary); all by default.
@@ -79,7 +85,10 @@ def servers(backend=None):
 
         salt site1-lb1 haproxy_runtime.servers farm1
     """
-    return _balancer().servers(backend)
+    balancer = _balancer()
+    table = balancer.servers(backend)
+    _farms.mark(balancer, table)
+    return table
 
 
 def set_weight(backend, server, weight):
@@ -116,7 +125,7 @@ def set_weights(weights):
 def set_state(backend, server, state):
     """
     Set one server's administrative state. Returns {"old", "new"}, or nothing when it had that
-    state.
+    state. The weights' loop leaves it as it is from then on.
 
     state
         ``ready``; ``drain``: no new sessions, sticky ones stay; ``maint``: no requests at all
@@ -127,7 +136,31 @@ def set_state(backend, server, state):
 
         salt site1-lb1 haproxy_runtime.set_state farm1 site1-farm1-ws1 drain
     """
-    return _balancer().set_state(backend, server, state)
+    return _weights.set_state(_balancer(), backend, server, state)
+
+
+def apply_weights(envelope):
+    """
+    Take over what the weights' loop has decided for one farm; the reactor calls it, nobody by hand.
+
+    Returns site, farm, the epoch that is here now, changed, farm_state, applied (server -> weight
+    and state as HAProxy has them), left_alone (servers that a hand or a rollout holds, and why),
+    kept_ready (servers that are not drained although they should be, and why), refused (when a
+    newer vector is here), left (when the farm is not open, so that the vector waits) and proof.
+
+    envelope
+        The vector as text with the master's signature: ``{"body": …, "signature": …}``
+    """
+    site = (__grains__.get("webfarm") or {}).get("site")
+    if not site:
+        raise WebfarmError(
+            "this minion is no site balancer by its grains `webfarm:site`; nothing was changed. "
+            "Apply its highstate"
+        )
+    keys = Path(__opts__["pki_dir"])
+    body = _signed.open_(envelope, keys / "minion_master.pub", _signed.VECTOR, _vector.MAX_BYTES)
+    result = _weights.apply(_balancer(), site, _vector.read(body, site, time.time()))
+    return _confirm.proven(result, __opts__["id"], keys / "minion.pem", time.time())
 
 
 def get_map(name):
@@ -324,13 +357,16 @@ def reload():
                 "the old one, see `journalctl -u haproxy`"
             )
 
-    return _balancer().reload(run)
+    balancer = _balancer()
+    done = balancer.reload(run)
+    _weights.reassert(balancer)
+    return done
 
 
 def reconcile():
     """
-    Make HAProxy hold what the maps on disk say, and the state file what HAProxy says. Returns what
-    had to change.
+    Make HAProxy hold what the maps on disk say, then what the weights' loop has last said, and the
+    state file what HAProxy says. Returns what had to change.
 
     CLI Example:
 
@@ -338,4 +374,7 @@ def reconcile():
 
         salt '*-lb*' haproxy_runtime.reconcile
     """
-    return _farms.reconcile(_balancer())
+    balancer = _balancer()
+    changed = _farms.reconcile(balancer)
+    weights = _weights.reassert(balancer)
+    return {**changed, **({"weights": weights} if weights else {})}

@@ -119,6 +119,8 @@ def _apply(name, backend, field, value, change):
                 f"{backend} has no server {ascii(name)[:80]}; it has: {', '.join(table)}"
             )
         old = table[name][field]
+        if field == "admin_state" and table[name].get("drained_by"):
+            old = f"{old} by the weights' loop"  # which would lift it again
         if old == value:
             return {**ret, "comment": f"{backend}/{name} has {field} {value} already"}
         ret["changes"] = {f"{backend}/{name}": {"old": {field: old}, "new": {field: value}}}

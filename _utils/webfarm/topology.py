@@ -14,6 +14,7 @@ from webfarm import names, relations, releases, shape
 from webfarm.errors import BadTopology, WebfarmError
 from webfarm.policy import Policy
 from webfarm.shape import Model
+from webfarm.weights import Law
 
 FENCE_SLOTS = 256  # a pick map shares out this many slots: no more farms in a site than that
 
@@ -130,6 +131,7 @@ class Site(Model):
     vip: Address | None = None
     weight: Weight = 100
     policy: Policy = Policy()
+    weights: Law = Law()
 
 
 class Tls(Model):

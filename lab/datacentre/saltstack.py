@@ -30,6 +30,8 @@ pillar_roots:
 reactor:
   - salt/minion/*/start:
     - salt://reactor/minion_start.sls
+  - webfarm/weights/*/*:
+    - salt://reactor/weights.sls
 """
 
 MINION = """\

@@ -28,6 +28,7 @@ FAULTS = (
     "bad",
     "pool",
 )
+WEIGHTS = "weights"  # not a fault: the weights' loop, which never stops
 REPAIR_SECONDS = 20.0  # until somebody has repaired what a hand or a torn change left
 
 
@@ -39,7 +40,9 @@ class Faults:
         self.master = master
         self.kinds = kinds
         self.on = False
-        self.chance = {kind: random.Random(f"{seed} {kind}") for kind in FAULTS}
+        self.chance = {kind: random.Random(f"{seed} {kind}") for kind in (*FAULTS, WEIGHTS)}
+        if WEIGHTS in kinds:
+            world.at(1.0, self._weights)
 
     def begin(self) -> None:
         """From now on things go wrong."""
@@ -100,6 +103,41 @@ class Faults:
 
     def _for_a_while(self, seconds: float, undo: Callable[[], None]) -> None:
         self.world.at(seconds, undo)
+
+    def _weights(self) -> None:
+        """A tick of the loop: each farm's vector reaches each balancer at a moment of its own."""
+        chance = self.chance[WEIGHTS]
+        for place in self.world.places.values():
+            for farm, webs in place.farms.items():
+                resting = {chance.choice(webs).name} if chance.random() < 0.3 else set()
+                share = chance.uniform(0.3, 2.0)
+                for balancer in place.balancers.values():
+                    self.world.at(
+                        chance.expovariate(1.0),
+                        lambda b=balancer, f=farm, r=resting, s=share: self._vector(b, f, r, s),
+                    )
+        self.world.at(4.0, self._weights)
+
+    def _vector(self, balancer: Balancer, farm: str, resting: set[str], share: float) -> None:
+        """What ``haproxy_runtime.apply_weights`` does; the disk is written a moment before."""
+        if not balancer.alive or {balancer.live.state[farm], balancer.disk.state[farm]} != {"open"}:
+            return
+        members = {web.name for web in self.world.places[balancer.site].farms[farm]}
+        left = {name for name in members - resting if balancer.up[name]}
+        balancer.rested -= members
+        balancer.rested |= resting if left else set()
+        base = self.world.places[balancer.site].plan.farms[farm].weight
+        for name in ("pick", "pick_newest"):
+            disk, live = getattr(balancer.disk, name), getattr(balancer.live, name)
+            if disk.keys() == live.keys() and farm in disk:
+                disk[farm] = max(1, round(base * share))
+                self.world.at(0.05, lambda b=balancer, n=name, f=farm: self._shares(b, n, f))
+
+    @staticmethod
+    def _shares(balancer: Balancer, name: str, farm: str) -> None:
+        disk, live = getattr(balancer.disk, name), getattr(balancer.live, name)
+        if farm in live and farm in disk:
+            live[farm] = disk[farm]
 
     # -- each kind --------------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ class Minions:
         if wanted.get("amnesty", 0) > max(node.live.newest, wanted.get("newest", 0)):
             raise Refusal("amnesty passes the newest generation")
         for farm, state in wanted.get("state", {}).items():
-            up = any(node.up[web.name] for web in place.farms[farm])
+            up = any(node.up[web.name] and web.name not in node.rested for web in place.farms[farm])
             if state == "open" and node.disk.state[farm] != "open" and not up:
                 raise Refusal(f"none of the servers of {farm} is UP")
         short = {k: v for k, v in wanted.items() if not k.startswith("pick")}
@@ -81,6 +81,9 @@ class Minions:
         if torn:
             self.world.log(f"{node.name} was cut short after {whole} maps")
             return
+        for farm, state in wanted.get("state", {}).items():
+            if state == "closed":
+                node.rested -= {web.name for web in place.farms[farm]}
         self._farms(place, node, {}, reply)
 
     def _farms(self, place: Place, node: Balancer, _: dict[str, Any], reply: Reply) -> None:
@@ -104,8 +107,9 @@ class Minions:
                         },
                         "servers": {
                             web.name: {
-                                "status": "UP" if node.up[web.name] else "DOWN",
-                                "admin_state": "ready",
+                                "status": node.status(web.name),
+                                "admin_state": "drain" if web.name in node.rested else "ready",
+                                "drained_by": "weights" if web.name in node.rested else None,
                                 "in_flight": 0,
                             }
                             for web in place.farms[farm]
@@ -117,7 +121,7 @@ class Minions:
                 "amnesty": maps.amnesty,
                 "pick": maps.pick,
                 "pick_newest": maps.pick_newest,
-                "disk_agrees": maps == node.disk,
+                "disk_agrees": maps.agrees(node.disk),
                 "old_workers": 0,
             }
         )

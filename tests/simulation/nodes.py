@@ -75,6 +75,16 @@ class Maps:
         new.amnesty = wanted.get("amnesty", self.amnesty)
         return new
 
+    def agrees(self, other: "Maps") -> bool:
+        """The same, but for the shares of who is in the pick maps."""
+        mine, theirs = self.copy(), other.copy()
+        for maps in (mine, theirs):
+            maps.pick, maps.pick_newest = (
+                dict.fromkeys(maps.pick, 1),
+                dict.fromkeys(maps.pick_newest, 1),
+            )
+        return mine == theirs
+
     def take(self, new: "Maps", names: Iterable[str]) -> None:
         """Replace these maps; the newest generation and the amnesty are in that of generations."""
         for name in names:
@@ -122,8 +132,15 @@ class Balancer(Node):
     disk: Maps = field(default_factory=lambda: Maps({}, {}, {}, 1, {}, {}))
     up: dict[str, bool] = field(default_factory=dict)
     counts: dict[str, Count] = field(default_factory=dict)
+    rested: set[str] = field(default_factory=set)  # drained by the weights' loop
     blinked: bool = False
     touched: float = -1e9  # when a hand changed it
+
+    def status(self, name: str) -> str:
+        """HAProxy's word for a server."""
+        if not self.up[name]:
+            return "DOWN"
+        return "DRAIN" if name in self.rested else "UP"
 
     def restart(self) -> None:
         """HAProxy starts from its disk, believes in every server, and has counted nothing."""

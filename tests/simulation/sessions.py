@@ -177,12 +177,11 @@ class Clients:
 
     def alive(self, balancer: Balancer, farm: str) -> bool:
         """HAProxy's nbsrv is not 0."""
-        up = balancer.up
-        return any(up[web.name] for web in self.place.farms[farm])
+        return any(balancer.status(web.name) == "UP" for web in self.place.farms[farm])
 
     def server(self, balancer: Balancer, farm: str) -> Web | None:
         """A server that is UP here; one that is dead or answers 425 is retried on another."""
-        up = [web for web in self.place.farms[farm] if balancer.up[web.name]]
+        up = [web for web in self.place.farms[farm] if balancer.status(web.name) == "UP"]
         fence = balancer.live.release[farm]
         for _ in range(RETRIES + 1):
             if not up:

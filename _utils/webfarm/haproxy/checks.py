@@ -9,6 +9,7 @@ from webfarm.haproxy import maps
 from webfarm.haproxy.client import BalancerError
 
 WEIGHT_MAX = 256
+STATES = ("ready", "drain", "maint")
 FARM_STATES = ("open", "drain", "closed", "ready")
 NEWEST = "newest"
 AMNESTY = "webfarm_amnesty"  # no farm may have such a name
@@ -32,6 +33,17 @@ def weight(what: str, weight: object) -> int:
             f"weight of {what}: {weight} is not in 1..{WEIGHT_MAX}; nothing was changed"
         )
     return weight
+
+
+def server_state(backend: object, server: object, state: object) -> None:
+    """Refuse a state that no server can have."""
+    names.check(backend, "backend")
+    names.check(server, "server")
+    if state not in STATES:
+        raise WebfarmError(
+            f"state of {backend}/{server}: {ascii(state)[:40]} is not one of "
+            f"{', '.join(STATES)}; nothing was changed"
+        )
 
 
 def not_a_mapping(expected: str, found: object) -> WebfarmError:

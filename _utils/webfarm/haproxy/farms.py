@@ -9,8 +9,9 @@ from typing import Any
 
 from webfarm import names
 from webfarm.errors import WebfarmError
-from webfarm.haproxy import checks, maps, parse, sibling
+from webfarm.haproxy import checks, kept, maps, parse, sibling
 from webfarm.haproxy.checks import AMNESTY, FIRST_GENERATION, NEWEST
+from webfarm.haproxy.client import BalancerError
 from webfarm.haproxy.runtime import FARM_MAPS, SITE_MAPS, Balancer
 
 
@@ -68,10 +69,16 @@ def set_farms(
         if state and not force:
             _refuse_dead(balancer, state, dict(disk["farm_state"]))
         targets = {name: sorted(entries.items()) for name, entries in wanted.items()}
+        memory = kept.glance(balancer.settings.state_file)
         for name, weights in (("farm_pick", pick), ("farm_pick_newest", pick_newest)):
             targets[name] = disk[name] if weights is None else maps.ranges(weights)
+            if weights is not None:
+                memory.asked[name] = dict(weights)
+        memory.save()
         for name in _order(state or {}):
             apply(balancer, name, targets[name])
+        closed = [farm for farm, value in (state or {}).items() if value == "closed"]
+        _let_go(balancer, memory, closed)
         return _farms(balancer)
 
 
@@ -134,6 +141,37 @@ def ensure(
         if changes and not test:
             put(balancer, {name: targets[name] for name in changes})
     return changes
+
+
+def mark(balancer: Balancer, table: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
+    """Add to each server of :meth:`Balancer.servers` whose its drain is: ``drained_by`` is
+    ``weights`` for the weights' loop, else None.
+    """
+    memory = kept.glance(balancer.settings.state_file)
+    for farm, servers in table.items():
+        for name, server in servers.items():
+            ours = server["admin_state"] == "drain" and memory.owns(farm, name)
+            server["drained_by"] = kept.LOOP if ours else None
+
+
+def _let_go(balancer: Balancer, memory: kept.Kept, closed: Sequence[str]) -> None:
+    """Lift the weights' loop's drains in farms that serve nothing.
+
+    Who opens such a farm has its servers verified first, so what the loop knew of them is history;
+    and a farm must not be opened with all its living servers drained.
+    """
+    for farm in closed:
+        ours = memory.farms[farm].ours if farm in memory.farms else {}
+        seen = {one.server: one.admin for one in balancer.states() if one.backend == farm}
+        drained = [name for name in ours if seen.get(name) == "drain"]
+        if drained:
+            memory.farms[farm].ours = dict.fromkeys(drained, kept.INTENDED)
+            memory.save()
+            balancer.tell([f"set server {farm}/{name} state ready" for name in drained])
+            balancer.save_state()
+        if ours:
+            memory.farms[farm].ours = {}
+            memory.save()
 
 
 def _first(
@@ -217,7 +255,9 @@ def _farms(balancer: Balancer) -> dict[str, Any]:
     )
     flights = balancer.flights()
     table = {}
-    for farm, servers in balancer.servers().items():
+    found = balancer.servers()
+    mark(balancer, found)
+    for farm, servers in found.items():
         flight = flights[farm]
         for name, server in servers.items():
             server["in_flight"] = flight["servers"].get(name, server)["in_flight"]
@@ -238,10 +278,24 @@ def _farms(balancer: Balancer) -> dict[str, Any]:
         "amnesty": checks.as_number(generation.get(AMNESTY, "0"), AMNESTY),
         "pick": maps.shares(live["farm_pick"]),
         "pick_newest": maps.shares(live["farm_pick_newest"]),
-        "disk_agrees": all(live[name] == disk[name] for name in FARM_MAPS),
+        "disk_agrees": all(_agree(name, live[name], disk[name]) for name in FARM_MAPS),
         "pid": int(about["Pid"]),
         "old_workers": len(balancer.old_workers()),
     }
+
+
+def _agree(name: str, live: maps.Entries, disk: maps.Entries) -> bool:
+    """A map is on disk as in memory.
+
+    Of a pick map who is in it: the shares are the weights' loop's, which changes them at any
+    moment, on disk first; a look in between must not take that for a change that was cut short.
+    """
+    if "pick" not in name or live == disk:
+        return live == disk
+    try:
+        return maps.shares(live).keys() == maps.shares(disk).keys()
+    except BalancerError:
+        return False
 
 
 def _refuse_dead(balancer: Balancer, state: Mapping[str, str], before: Mapping[str, str]) -> None:

@@ -17,7 +17,6 @@ from webfarm.files import locked, write_atomic
 from webfarm.haproxy import checks, maps, parse
 from webfarm.haproxy.client import BalancerDown, BalancerError, Client
 
-STATES = ("ready", "drain", "maint")
 OWN = "webfarm_"  # backends of this prefix are Webfarm's own, not farms or sites
 FARM_MAPS = ("farm_state", "farm_generation", "farm_release", "farm_pick", "farm_pick_newest")
 SITE_MAPS = ("site_state", "site_pick")
@@ -66,14 +65,14 @@ class Balancer:
 
     def backends(self) -> list[str]:
         """Farms (at a site balancer) or sites (at a primary): all backends that have servers."""
-        return list(dict.fromkeys(state.backend for state in self._states()))
+        return list(dict.fromkeys(state.backend for state in self.states()))
 
     def servers(self, backend: str | None = None) -> dict[str, dict[str, Any]]:
         """Backend -> server -> address, state (ready, drain, maint), weights."""
         if backend is not None:
             self.known_backend(backend)
         table: dict[str, dict[str, Any]] = {}
-        for state in self._states():
+        for state in self.states():
             if backend in (None, state.backend):
                 table.setdefault(state.backend, {})[state.server] = {
                     "address": state.address,
@@ -171,7 +170,7 @@ class Balancer:
                 names.check(server, "server")
                 wanted[backend, server] = checks.weight(f"{backend}/{server}", weight)
         with self.lock("set weights"):
-            before = {(s.backend, s.server): s.uweight for s in self._states()}
+            before = {(s.backend, s.server): s.uweight for s in self.states()}
             self._known(wanted, before)
             self.tell(
                 [
@@ -188,23 +187,9 @@ class Balancer:
         """Make a server ``ready``, ``drain`` (sticky sessions stay) or ``maint``; returns {"old",
         "new"}, or {}.
         """
-        names.check(backend, "backend")
-        names.check(server, "server")
-        if state not in STATES:
-            raise WebfarmError(
-                f"state of {backend}/{server}: {ascii(state)[:40]} is not one of "
-                f"{', '.join(STATES)}; "
-                "nothing was changed"
-            )
-        wanted = {(backend, server): state}
+        checks.server_state(backend, server, state)
         with self.lock("set a server's state"):
-            before = {(s.backend, s.server): s.admin for s in self._states()}
-            self._known(wanted, before)
-            if before[backend, server] != state:
-                self.tell([f"set server {backend}/{server} state {state}"])
-            after = {(s.backend, s.server): s.admin for s in self.save_state()}
-            checks.verify("state", wanted, after, self.settings.socket)
-            return checks.changes(wanted, before).get(backend, {}).get(server, {})
+            return self.put_state(backend, server, state)
 
     def reload(self, run: Callable[[], None]) -> dict[str, Any]:
         """Reload HAProxy by ``run`` (``systemctl reload``, whose helper takes the lock) and say
@@ -267,6 +252,15 @@ class Balancer:
             )
         return name
 
+    def states(self) -> list[parse.ServerState]:
+        """Each server's weights and administrative state."""
+        states = parse.servers_state(self.client.one("show servers state"))
+        return [state for state in states if not state.backend.startswith(OWN)]
+
+    def pid(self) -> int:
+        """The process id of the worker that answers."""
+        return int(parse.info(self.client.one("show info"))["Pid"])
+
     def stat(self, client: Client) -> list[dict[str, str]]:
         """``show stat`` of servers and backends, from one worker."""
         return parse.stat(client.one("show stat -1 6 -1"))
@@ -296,6 +290,17 @@ class Balancer:
                     "commands before it took effect"
                 )
 
+    def put_state(self, backend: str, server: str, state: str) -> dict[str, Any]:
+        """:meth:`set_state` for who has the lock and has checked the words."""
+        wanted = {(backend, server): state}
+        before = {(s.backend, s.server): s.admin for s in self.states()}
+        self._known(wanted, before)
+        if before[backend, server] != state:
+            self.tell([f"set server {backend}/{server} state {state}"])
+        after = {(s.backend, s.server): s.admin for s in self.save_state()}
+        checks.verify("state", wanted, after, self.settings.socket)
+        return checks.changes(wanted, before).get(backend, {}).get(server, {})
+
     def save_state(self) -> list[parse.ServerState]:
         """Read the servers' states and keep them on disk for HAProxy's next start."""
         text = self.client.one("show servers state")
@@ -312,10 +317,6 @@ class Balancer:
         except BalancerDown:
             return False
         return True
-
-    def _states(self) -> list[parse.ServerState]:
-        states = parse.servers_state(self.client.one("show servers state"))
-        return [state for state in states if not state.backend.startswith(OWN)]
 
     def _old_pids(self) -> tuple[int, ...]:
         master = self.settings.master_socket

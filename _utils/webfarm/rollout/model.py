@@ -104,12 +104,18 @@ class Counters:
 
 @dataclass(frozen=True)
 class ServerAtBalancer:
-    """A server as one balancer's health check sees it; ``admin`` is what an operator set."""
+    """A server as one balancer's health check sees it; ``admin`` is what was set there.
+
+    rested
+        The weights' loop drained it, and brings it back by itself: to a rollout it is in service,
+        but nothing can be counted on it.
+    """
 
     status: str
     admin: str = "ready"
     in_flight: int = 0
     check: str = ""
+    rested: bool = False
 
     @property
     def up(self) -> bool:
@@ -117,9 +123,14 @@ class ServerAtBalancer:
         return self.status.startswith("UP")
 
     @property
+    def healthy(self) -> bool:
+        """Its checks pass: it gets requests, or would but for the weights' loop."""
+        return self.up or (self.rested and self.status.startswith(("DRAIN", "NOLB")))
+
+    @property
     def withheld(self) -> bool:
         """An operator took it out of service; a rollout leaves that as it is."""
-        return self.admin != "ready"
+        return self.admin != "ready" and not self.rested
 
 
 @dataclass(frozen=True)

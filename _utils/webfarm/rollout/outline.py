@@ -122,8 +122,10 @@ def _checked(view: BalancerView, name: str, seen: Seen) -> BalancerView:
         if own is None or not own.answered or at.withheld:
             servers[server] = at
             continue
-        up = own.runs(farm.release)
-        servers[server] = ServerAtBalancer("UP" if up else "DOWN", at.admin, 0, at.check)
+        # a closed farm has no drains of the weights' loop any more
+        servers[server] = ServerAtBalancer(
+            "UP" if own.runs(farm.release) else "DOWN", check=at.check
+        )
     return replace(view, farms={**view.farms, name: replace(farm, servers=servers)})
 
 

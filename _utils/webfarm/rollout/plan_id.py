@@ -1,7 +1,8 @@
 """A short digest of a plan and of the world that it was made for; pure.
 
 It has one part for each thing that may change, so that a stale plan can say what did. What changes
-by itself all the time (requests in flight, counters) is left out.
+by itself all the time is left out: requests in flight, counters, and what the weights' loop sets
+(the shares in the pick maps, its own drains).
 """
 
 import hashlib
@@ -79,11 +80,14 @@ def _balancer(view: BalancerView) -> Any:
             farm.state,
             farm.generation,
             farm.release,
-            sorted((n, s.up, s.admin) for n, s in farm.servers.items()),
+            sorted(
+                (n, s.healthy, "ready" if s.rested else s.admin) for n, s in farm.servers.items()
+            ),
         ]
         for name, farm in view.farms.items()
     }
-    return [farms, view.newest, view.pick, view.pick_newest, view.disk_agrees]
+    picks = [sorted(n for n, s in pick.items() if s) for pick in (view.pick, view.pick_newest)]
+    return [farms, view.newest, *picks, view.disk_agrees]
 
 
 def _server(view: ServerView) -> Any:

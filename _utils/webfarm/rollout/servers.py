@@ -52,7 +52,7 @@ def rejoin(context: Context, minion: str) -> Data:
         try:
             at = _at(context, node.site, node.farm)
             _release(node.site, node.farm, at)
-            if all(minion in one.servers and one.servers[minion].up for one in at.values()):
+            if all(minion in one.servers and one.servers[minion].healthy for one in at.values()):
                 return _nothing(f"{minion} is in service")
             _take_up(context, node.site)
             # it may have slept through an update of Webfarm; a failure shows in the first step

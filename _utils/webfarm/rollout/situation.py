@@ -155,7 +155,7 @@ class Situation:
             if name in farm.servers
             else f"{balancer} (unknown there)"
             for balancer, farm in self.at.items()
-            if name not in farm.servers or not farm.servers[name].up
+            if name not in farm.servers or not farm.servers[name].healthy
         ]
 
     @cached_property
@@ -168,9 +168,14 @@ class Situation:
         return self.seen.servers.get(name) or ServerView(name, False, "was not asked")
 
     def up(self, name: str, everywhere: bool = True) -> bool:
-        """The balancers' health checks find the farm's server UP: all of them, or any."""
+        """The balancers' health checks find the farm's server UP: all of them, or any.
+
+        One that the weights' loop has drained counts as what its checks find.
+        """
         test = all if everywhere else any
-        return test(name in farm.servers and farm.servers[name].up for farm in self.at.values())
+        return test(
+            name in farm.servers and farm.servers[name].healthy for farm in self.at.values()
+        )
 
     def withheld(self, name: str) -> bool:
         """An operator holds the server out of service on some balancer."""
@@ -207,7 +212,8 @@ class Situation:
         """The share of the site's weight in service, as the balancer sees it that sees least.
 
         Weights of the servers that are UP in open farms, over the weights of all the site's
-        servers.
+        servers. The weights are the pillar's: those at run time say how much of the load a server
+        shall have, beside the others of its farm, and not how much it can carry.
         """
         return self._serving(without) / self.site_weight
 
@@ -238,7 +244,8 @@ class Situation:
         """Each farm's weight in a pick map: the sum of its servers' weights, UP or not.
 
         What is UP changes by itself, the map only when a rollout writes it: a share that followed a
-        moment's health would stay when the health is back.
+        moment's health would stay when the health is back. Where the weights' loop runs, it weighs
+        the farms that are in a map by what they can do, and does so again after it was written.
         """
         return {farm: self.site.farms[farm].weight for farm in farms}
 

@@ -242,7 +242,9 @@ def _serves(context: Context, seen: Seen, entry: Mapping[str, Any]) -> bool:
         return True
     views = [view.farms.get(entry["farm"]) for view in seen.balancers.values() if view.answered]
     at = [farm.servers.get(entry["server"]) if farm else None for farm in views]
-    return len(at) == len(seen.balancers) and all(one and one.up and not one.withheld for one in at)
+    return len(at) == len(seen.balancers) and all(
+        one and one.healthy and not one.withheld for one in at
+    )
 
 
 def _server_command(entry: Mapping[str, Any]) -> str:

@@ -105,6 +105,7 @@ def _server(value: Any, name: str) -> ServerAtBalancer:
         admin=_text(value.get("admin_state") or "ready", f"admin_state of {name}"),
         in_flight=_number(value.get("in_flight", 0), f"in_flight of {name}"),
         check=_text(value.get("check") or "", f"check of {name}"),
+        rested=value.get("admin_state") == "drain" and value.get("drained_by") == "weights",
     )
 
 

@@ -1,0 +1,402 @@
+"""When a farm is decided on, what its balancers are told, and what of it outlives the process."""
+
+import itertools
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rebalance_world import FARM, LB1, LB2, WS1, WS2, Keys, World
+from webfarm import topology, weights
+from webfarm.rebalance.book import KEPT, Book
+from webfarm.rebalance.farm import ASSERT_SECONDS, PATIENCE_SECONDS
+from webfarm.rebalance.freezes import Freeze
+
+SLOW = {"busy": 60.0, "active": 12.0}
+"""Six times as long for each request."""
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return Keys(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture
+def world(keys: Keys) -> World:
+    return World(keys)
+
+
+def confirm(world: World) -> None:
+    world.answer(LB1)
+    world.answer(LB2)
+
+
+# -- decisions -------------------------------------------------------------------------------------
+
+
+def test_before_a_first_report_the_balancers_keep_what_they_have(world: World) -> None:
+    assert world.turn(60) == []
+    assert world.loop.vector is None
+
+
+def test_the_first_reports_bring_the_base_weights(world: World) -> None:
+    world.settle(4)
+    first = world.vectors()[0]
+    assert (first["weights"], first["drained"], first["share"]) == ({WS1: 100, WS2: 100}, {}, 200)
+    assert (first["site"], first["farm"]) == FARM
+    assert world.vectors("farm2") == []  # nobody has spoken there
+
+
+def test_a_slow_server_gets_less_and_gets_it_back(world: World) -> None:
+    world.settle(40, **{WS1: SLOW})
+    slow = world.vectors()[-1]["weights"]
+    assert slow[WS1] < 80 < slow[WS2] + 30
+    world.settle(120)
+    assert world.vectors()[-1]["weights"] == {WS1: 100, WS2: 100}
+
+
+def test_a_farm_gets_at_most_one_vector_a_tick(world: World) -> None:
+    for second in range(60):
+        for server, load in ((WS1, SLOW if second % 7 < 3 else {}), (WS2, {})):
+            for _ in range(3):
+                world.report(server, **load)
+        world.turn(1)
+        confirm(world) if world.loop.vector else None
+    times = [vector["at"] for vector in world.vectors()]
+    assert len(times) > 3
+    assert all(b - a >= world.loop.law.tick - 1.0 for a, b in itertools.pairwise(times))
+
+
+def test_a_critical_report_drains_without_waiting_for_the_tick(world: World) -> None:
+    world.settle(8)
+    confirm(world)
+    begin = len(world.vectors())
+    world.report(WS1, critical=["php-fpm"])
+    (vector,) = world.vectors()[begin:]
+    assert list(vector["drained"]) == [WS1]
+    assert "php-fpm" in vector["drained"][WS1]
+    world.report(WS1, critical=["php-fpm"])  # once is enough
+    assert len(world.vectors()) == begin + 1
+
+
+def test_the_last_server_is_never_drained(world: World) -> None:
+    world.settle(8)
+    for server in (WS1, WS2, WS1, WS2):
+        world.report(server, critical=["php-fpm", "disk-full"])
+        world.turn(4)
+    assert len(world.loop.vector.drained) == 1
+
+
+def test_epochs_rise_also_when_the_clock_goes_back(world: World) -> None:
+    world.settle(16, **{WS1: SLOW})
+    world.now -= 20
+    for server in (WS1, WS2):
+        world.up[server] += 100
+    for _ in range(30):
+        world.report(WS1, critical=["nginx"])
+        world.controller.turn(world.now, world.now + 100)
+        world.now += 1
+        world.turn(1)
+    epochs = [vector["epoch"] for vector in world.vectors()]
+    assert epochs == sorted(epochs)
+    assert len(set(epochs)) > 2
+
+
+def test_farms_take_turns_within_a_tick(keys: Keys) -> None:
+    world = World(keys)
+    assert len(set(world.controller.due.values())) == len(world.controller.farms) == 4
+
+
+def test_a_tick_that_came_late_is_not_made_up_for(world: World) -> None:
+    world.settle(8)
+    ticks = world.controller.counts["ticks"]
+    world.now += 100
+    world.fired += world.controller.turn(world.now, world.now)
+    assert world.controller.counts["ticks"] == ticks + len(world.controller.farms)
+    assert world.controller.latest >= 90
+    world.turn(1)
+    assert world.controller.counts["ticks"] == ticks + len(world.controller.farms)
+
+
+def test_a_law_that_fails_on_one_farm_does_not_stop_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.settle(8)
+    real = weights.decide
+
+    def broken(law: Any, base: Any, *rest: Any) -> Any:
+        if WS1 in base:
+            raise ZeroDivisionError
+        return real(law, base, *rest)
+
+    monkeypatch.setattr(weights, "decide", broken)
+    vector = world.loop.vector
+    with caplog.at_level(logging.ERROR):
+        for _ in range(20):
+            world.report("site1-farm2-ws1")
+            world.turn(1)
+    assert world.loop.vector == vector
+    assert world.vectors("farm2")
+    assert len(caplog.records) == 1
+    assert world.controller.counts["mistakes"] > 1
+
+
+# -- assertion -------------------------------------------------------------------------------------
+
+
+def test_a_vector_is_sent_each_tick_until_all_balancers_have_it(world: World) -> None:
+    world.settle(8)
+    begin = len(world.vectors())
+    world.answer(LB1)
+    world.settle(8)
+    again = world.vectors()[begin:]
+    assert len(again) == 2
+    assert {vector["epoch"] for vector in again} == {world.loop.vector.epoch}
+    assert all(world.now - vector["at"] < 10 for vector in again)  # not too old for a balancer
+    sent = [data["balancers"] for tag, data in world.fired if tag.startswith("webfarm/weights/")]
+    assert sent[0] == [LB1, LB2]
+    assert sent[-1] == [LB2]  # who has it is not asked again
+    confirm(world)
+    begin = len(world.vectors())
+    world.settle(8)
+    assert world.vectors()[begin:] == []
+
+
+def test_a_vector_that_all_have_is_sent_again_every_half_minute(world: World) -> None:
+    world.settle(8)
+    begin = world.now
+    for _ in range(60):
+        confirm(world)
+        world.settle(2)
+    times = [vector["at"] for vector in world.vectors() if vector["at"] > begin]
+    assert 3 <= len(times) <= 4
+    assert times[1] - times[0] >= ASSERT_SECONDS
+
+
+def test_a_balancer_that_stays_silent_does_not_cost_a_command_each_tick(world: World) -> None:
+    world.settle(8)
+    world.turn(PATIENCE_SECONDS)
+    begin = len(world.vectors())
+    world.turn(120)
+    assert 3 <= len(world.vectors()) - begin <= 5
+    # it is back: with the next tick, and until it has answered
+    world.answer(LB1)
+    assert set(world.loop.owing) == {LB2}
+
+
+def test_an_old_epoch_confirms_nothing(world: World) -> None:
+    world.settle(8)
+    world.answer(LB1, epoch=world.loop.vector.epoch - 1)
+    assert LB1 in world.loop.owing
+
+
+def test_a_balancer_with_a_later_epoch_gets_a_still_later_one(world: World) -> None:
+    """Of another master, or of before the clock was set right."""
+    world.settle(8)
+    later = world.loop.vector.epoch + 1_000_000
+    world.answer(LB1, epoch=later, refused="epoch … is older")
+    world.settle(8)
+    assert world.vectors()[-1]["epoch"] == later + 1
+
+
+def test_a_balancer_that_starts_is_told_at_once(world: World) -> None:
+    world.settle(8)
+    confirm(world)
+    begin = len(world.vectors())
+    world.event(f"salt/minion/{LB2}/start", {"id": LB2})
+    assert len(world.vectors()) == begin + 1
+    assert set(world.loop.owing) == {LB2}
+    world.event(f"salt/minion/{WS1}/start", {"id": WS1})
+    assert len(world.vectors()) == begin + 1
+
+
+def test_a_wish_of_the_runner_is_obeyed_within_a_second(world: World) -> None:
+    world.settle(8)
+    confirm(world)
+    begin = len(world.vectors())
+    world.book.wish([FARM, ("site9", "gone")], world.now)
+    world.turn(1)
+    assert len(world.vectors()) == begin + 1
+    assert world.book.wishes() == []
+
+
+# -- hands off (W3) --------------------------------------------------------------------------------
+
+
+def test_a_farm_that_is_being_upgraded_is_left_alone(world: World) -> None:
+    world.settle(8)
+    confirm(world)
+    world.turn(1)
+    world.answer(LB1, left="left alone: drain")
+    before = world.loop.vector
+    world.settle(24, **{WS1: {**SLOW, "critical": ["php-fpm"]}})
+    assert world.loop.vector == before
+    # once it is open again the loop goes on
+    confirm(world)
+    world.settle(8, **{WS1: {**SLOW, "critical": ["php-fpm"]}})
+    assert world.loop.vector.epoch > before.epoch
+
+
+def test_a_server_that_a_hand_has_taken_out_is_not_ejected_nor_compared_with(world: World) -> None:
+    world.settle(8)
+    world.answer(LB1, left_alone={WS1: "maint"})
+    world.settle(20, **{WS1: {"errors": 100, "critical": ["nginx"]}})
+    assert world.loop.vector.drained == {}
+    assert world.loop.absent(world.now) == {WS1: f"{LB1}: maint"}
+
+
+@pytest.mark.parametrize("level", [("site1", None, None), ("site1", "farm1", None), (*FARM, WS1)])
+def test_what_is_frozen_stays_until_it_is_thawed_or_expires(
+    world: World, level: tuple[str, str | None, str | None]
+) -> None:
+    world.settle(8)
+    confirm(world)
+    since = world.now
+    world.book.freeze(Freeze(*level, "a test", "root", since, since + 60))
+    world.turn(1)
+    world.settle(40, **{WS1: {**SLOW, "critical": ["php-fpm"]}})
+    assert world.loop.vector.weights[WS1] == 100
+    assert world.loop.vector.drained == {}
+    assert world.loop.held(world.now)[WS1] == "frozen by root: a test"
+    world.settle(40, **{WS1: {**SLOW, "critical": ["php-fpm"]}})
+    assert list(world.loop.vector.drained) == [WS1]
+    assert not world.loop.frozen
+
+
+def test_a_freeze_of_one_farm_holds_no_other(world: World) -> None:
+    world.book.freeze(Freeze("site1", "farm2", None, "a test", "root", world.now))
+    world.settle(30, **{WS1: SLOW})
+    assert world.loop.vector.weights[WS1] < 100
+
+
+def test_a_law_that_is_switched_off_gives_the_bases_back_and_then_says_nothing(
+    world: World,
+) -> None:
+    world.settle(40, **{WS1: SLOW})
+    assert world.loop.vector.weights[WS1] < 100
+    from rebalance_world import pillar
+
+    off = topology.parse(pillar(on=False))
+    world.controller.plan(off, world.now, world.now)
+    world.settle(8)
+    assert world.vectors()[-1]["weights"] == {WS1: 100, WS2: 100}
+    confirm(world)
+    begin = len(world.vectors())
+    world.settle(90)
+    assert world.vectors()[begin:] == []
+
+
+def test_a_law_that_was_never_on_says_nothing(keys: Keys) -> None:
+    world = World(keys, on=False)
+    world.settle(60)
+    assert world.vectors() == []
+
+
+# -- the pillar changes ----------------------------------------------------------------------------
+
+
+def test_servers_and_farms_come_and_go_with_the_pillar(world: World) -> None:
+    from rebalance_world import pillar
+
+    world.settle(40, **{WS1: SLOW})
+    weight, epoch = world.loop.vector.weights[WS1], world.loop.vector.epoch
+    more = pillar(3)
+    del more["sites"]["site1"]["farms"]["farm2"]
+    del more["sites"]["site1"]["farms"]["farm1"]["servers"][WS2]
+    world.controller.plan(topology.parse(more), world.now, world.now)
+    assert ("site1", "farm2") not in world.controller.farms
+    world.report(WS2)
+    assert world.controller.intake.refused == {"stranger": 1}
+    world.settle(4, **{WS1: SLOW})
+    vector = world.vectors()[-1]
+    assert set(vector["weights"]) == {WS1, "site1-farm1-ws3"}
+    assert vector["weights"][WS1] <= weight + 1
+    assert vector["epoch"] > epoch
+    assert ("site1", "farm2") not in world.book.views()
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def test_the_next_process_goes_on_where_this_one_was(keys: Keys, tmp_path: Path) -> None:
+    world = World(keys, tmp_path / "rebalance.sqlite")
+    world.settle(40, **{WS1: SLOW})
+    before, state = world.loop.vector, world.loop.state
+    world.book.close()
+    world.book = Book(tmp_path / "rebalance.sqlite")
+    world.begin()
+    assert world.loop.vector == before
+    assert weights.pack(world.loop.state) == weights.pack(state)
+    begin = len(world.vectors())
+    world.turn(5)
+    assert world.vectors()[begin]["epoch"] == before.epoch
+    assert world.vectors()[begin]["weights"] == dict(before.weights)
+
+
+def test_a_memory_that_cannot_be_read_is_begun_anew_and_said(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    for memory in (
+        {},
+        {"vector": {"weights": {WS1: 257}}, "state": {}},
+        {"vector": 7},
+        {"state": 7},
+    ):
+        world.book.keep({FARM: (memory, {})}, {})
+        caplog.clear()
+        with caplog.at_level(logging.ERROR):
+            world.begin()
+        assert world.loop.vector is None
+        assert "site1 farm1 begins anew" in caplog.text
+
+
+def test_a_disk_that_fails_does_not_stop_the_loop(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.settle(8)
+    world.book.close()
+    with caplog.at_level(logging.ERROR):
+        world.settle(40, **{WS1: SLOW})
+    assert world.vectors()[-1]["weights"][WS1] < 100
+    assert len(caplog.records) == 1
+
+
+def test_the_history_is_bounded_and_newest_first(world: World) -> None:
+    changes = [{"server": WS1, "to": n} for n in range(3 * KEPT)]
+    for change in changes:
+        world.book.record(*FARM, world.now, [change, {**change, "server": WS2}])
+    found = world.book.history(*FARM, WS1)
+    assert [one["to"] for one in found] == list(range(3 * KEPT - 1, 2 * KEPT - 1, -1))
+    rows = world.book.connection.execute("SELECT count(*) FROM history").fetchone()[0]
+    assert rows == 2 * KEPT
+
+
+def test_a_decision_is_in_the_history_with_what_it_was_made_from(world: World) -> None:
+    world.settle(40, **{WS1: SLOW})
+    last = world.book.history(*FARM, WS1)[0]
+    assert last["to"] == world.loop.vector.weights[WS1]
+    assert last["to"] < last["from"]
+    assert last["why"]
+    assert last["from_what"]["capacity"] < 100
+    (tag, data) = [event for event in world.fired if "/decided/" in event[0]][-1]
+    assert tag == "webfarm/rebalance/decided/site1/farm1"
+    assert data["changes"][0]["server"] == WS1
+
+
+def test_a_book_of_another_format_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    import sqlite3
+
+    from webfarm.errors import WebfarmError
+
+    path = tmp_path / "rebalance.sqlite"
+    Book(path).close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version=9")
+    connection.close()
+    with pytest.raises(WebfarmError, match="format 9"):
+        Book(path)
+    damaged = tmp_path / "damaged.sqlite"
+    damaged.write_bytes(b"no database" * 1000)
+    with pytest.raises(WebfarmError, match="cannot be used"):
+        Book(damaged)
