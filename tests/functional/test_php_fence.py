@@ -1,5 +1,6 @@
 """The guard and /ready, through the state tree's own nginx configuration."""
 
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,3 +221,20 @@ def test_a_highstate_never_renames_the_release_that_a_server_runs(
         "<?php\nreturn [\n"
         f"    '{site.php}+2' => '2026.11.10',\n    '{site.php}+1' => 'as-it-was',\n];"
     )
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("left", ["socket", "nothing"])
+def test_a_request_that_php_fpm_did_not_take_is_answered_425(
+    site: Site, method: str, left: str
+) -> None:
+    server = site.servers[WS1]
+    socket_file = server.home / "run/php-www.sock"
+    server.fpm.stop(signal.SIGKILL)
+    try:
+        if left == "nothing":
+            socket_file.unlink()
+        assert Client(site).ask(method=method, body=b"x").status == 425
+    finally:
+        server.restart_php()
+    assert Client(site).ask(method=method, body=b"x").status == 200

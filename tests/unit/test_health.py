@@ -38,6 +38,7 @@ def line(status: int = 200, times: str = "0.030", path: bytes = b"") -> bytes:
         ([line(200, "-")], Counted()),  # a static file
         ([line(404, "0.002")], Counted(1, 0, 0.002)),
         ([line(502, "-"), line(504, "60.000")], Counted(2, 2, 60.0)),
+        ([line(425, "0.000"), line(425, "0.002")], Counted()),  # sent elsewhere
         ([line(200, "0.012 : 0.003")], Counted(1, 0, 0.015)),
         ([line(200, "0.100, -")], Counted(1, 0, 0.1)),
         ([line(200, "-, -")], Counted()),

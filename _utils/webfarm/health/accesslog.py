@@ -32,8 +32,9 @@ def count(lines: Iterable[bytes]) -> Counted:
     """Add up log lines; a line that is not of this format counts for nothing.
 
     A request counts when php-fpm was asked, or when it failed with 5xx: a static file says nothing
-    of how fast a server is. A request that was passed on again within nginx has several times, for
-    example ``0.012 : 0.003`` or ``0.100, -``.
+    of how fast a server is. Neither does a 425: nothing was processed, another server was asked. A
+    request that was passed on again within nginx has several times, for example
+    ``0.012 : 0.003`` or ``0.100, -``.
     """
     requests = errors = 0
     busy = 0.0
@@ -42,7 +43,7 @@ def count(lines: Iterable[bytes]) -> Counted:
         if len(parts) != 3 or parts[2].strip():
             continue
         status = parts[0][-4:-1]
-        if len(status) != 3 or not status.isdigit():
+        if len(status) != 3 or not status.isdigit() or status == b"425":
             continue
         failed = status >= b"500"
         times = parts[1]
