@@ -123,7 +123,6 @@ def _build(size: str) -> None:
     with phase("boot"):
         machine.boot_wave([salt.master])
         salt.wait_for_master()
-        salt.load_engines()
         names = [node.name for node in plan.nodes if node.name != salt.master]
         for begin in range(0, len(names), WAVE):
             machine.boot_wave(names[begin : begin + WAVE])

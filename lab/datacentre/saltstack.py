@@ -32,8 +32,6 @@ reactor:
     - salt://reactor/minion_start.sls
   - webfarm/weights/*/*:
     - salt://reactor/weights.sls
-engines:
-  - webfarm_rebalance: {{}}
 """
 
 MINION = """\
@@ -135,12 +133,6 @@ class Salt:
             f"the salt-master (lab/lab exec {self.master} -- journalctl -u salt-master)",
         )
 
-    def load_engines(self) -> None:
-        """Bring the master its modules; its engines are those that it finds at its start."""
-        self.run("saltutil.sync_all")
-        machine.execute(self.master, ["systemctl", "restart", "salt-master"])
-        self.wait_for_master()
-
     def wait_for_minions(self, seconds: float = 600) -> None:
         """Return when every minion answers."""
         patience = f"timeout={PATIENCE}", f"gather_job_timeout={PATIENCE}"
@@ -154,6 +146,7 @@ class Salt:
 
     def wait_for_modules(self, seconds: float = 600) -> None:
         """Return when every minion has the modules, which the reactor brings it when it starts."""
+        self.run("saltutil.sync_all")
         deadline = time.monotonic() + seconds
         missing = list(self.minions)
         while missing:
@@ -167,8 +160,7 @@ class Salt:
 
     def sync(self) -> None:
         """Bring the modules to the master and to every minion."""
-        self.load_engines()
-        self.wait_for_minions()
+        self.run("saltutil.sync_all")
         for begin in range(0, len(self.minions), SYNC_BATCH):
             missing = self.minions[begin : begin + SYNC_BATCH]
             for _ in range(ATTEMPTS):

@@ -12,7 +12,7 @@ import pytest
 from lab_words import Lab
 from runner import Runner
 from shop import Shop, told, until
-from weigher import BASE, Weigher, drained, in_service, lowered, weighed
+from weigher import BASE, Weigher, drained, in_service, looping, lowered, weighed
 
 pytestmark = pytest.mark.lab
 
@@ -21,11 +21,14 @@ CLEAN = {"S1": 0, "S2": 0, "S3": 0}
 
 
 @pytest.fixture(scope="module")
-def shop(lab: Lab) -> Shop:
-    """Site 1, both farms open on one release."""
+def shop(lab: Lab) -> Iterator[Shop]:
+    """Site 1, both farms open on one release, its weights in the loop's hands."""
     shop = Shop(lab)
     shop.level()
-    return shop
+    with looping(lab):
+        shop.connected()
+        yield shop
+    shop.connected()
 
 
 @pytest.fixture

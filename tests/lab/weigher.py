@@ -14,7 +14,7 @@ from typing import Any
 from datacentre import faults, machine
 from lab_words import Lab
 from runner import PYTHON
-from shop import SOCKET, Shop
+from shop import SOCKET, Shop, until
 
 BASE = 100  # of every server in the lab's pillars
 FPM = "webfarm-php-fpm"
@@ -208,6 +208,20 @@ def drained(server: str) -> Callable[[Farm], bool]:
 def in_service(server: str) -> Callable[[Farm], bool]:
     """The server is not drained."""
     return lambda farm: not farm[server].drained
+
+
+@contextmanager
+def looping(lab: Lab) -> Iterator[None]:
+    """The engine on the lab's master while the block runs."""
+    configuration = "/etc/salt/master.d/weights.conf"
+    engines = "engines: [webfarm_rebalance: {}]"
+    restart = "systemctl restart salt-master"
+    lab.sh("master", f"echo '{engines}' > {configuration}; {restart}")
+    try:
+        until(lambda: lab.run("rebalance.status", check=False)["result"], "the engine decides")
+        yield
+    finally:
+        lab.sh("master", f"rm {configuration}; {restart}")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 
 from lab_words import Lab
 from shop import Shop
-from weigher import Farm, Watch, Weigher, drained, in_service, is_base, lowered, weighed
+from weigher import Farm, Watch, Weigher, drained, in_service, is_base, looping, lowered, weighed
 
 FARM = "farm1"
 BURN_SECONDS = 25.0
@@ -149,7 +149,11 @@ STEPS: dict[str, Step] = {"burn": burn, "php": php, "restart": restart, "cut": c
 def rows(shop: Shop, names: Sequence[str], tries: int, seconds: float, seed: int) -> Iterator[Row]:
     """Row after row under one traffic."""
     chance = random.Random(seed)
-    with weighed(shop.lab, shop, FARM) as weigher, shop.traffic(rate=100):
+    with (
+        looping(shop.lab),
+        weighed(shop.lab, shop, FARM) as weigher,
+        shop.traffic(rate=100),
+    ):
         for name in names:
             yield from STEPS[name](weigher, chance, tries, seconds)
         weigher.at_base()
