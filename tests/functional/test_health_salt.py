@@ -273,7 +273,7 @@ def test_a_real_minion_reports_to_its_master_also_when_it_has_been_restarted(
                 seen.append(found)
                 return found if set(found.critical) == set(critical) else None
 
-            return wait_for(received, what)
+            return wait_for(received, what, 180)
 
         cluster.salt("saltutil.sync_all")
         reported("a report, as soon as the minion has the beacon")
@@ -282,9 +282,13 @@ def test_a_real_minion_reports_to_its_master_also_when_it_has_been_restarted(
         site.heal()
         reported("its return")
 
+        [pidfile] = cluster.home.rglob("salt-minion.pid")
+        worker = pidfile.read_text().strip()
         minion = cluster.daemons.pop()
         os.killpg(minion.pid, signal.SIGKILL)
         minion.wait(20)
+        # the child that does the work ends by itself when it is without its parent
+        wait_for(lambda: not Path("/proc", worker).exists(), "it has ended")
         site.server.fpm.stop(signal.SIGKILL)
         with (cluster.home / "minion.out").open("ab") as log:
             command = [cluster.bin / "salt-minion", "-c", cluster.home]
