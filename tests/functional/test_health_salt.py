@@ -287,7 +287,7 @@ def test_a_real_minion_reports_to_its_master_also_when_it_has_been_restarted(
         minion = cluster.daemons.pop()
         os.killpg(minion.pid, signal.SIGKILL)
         minion.wait(20)
-        # the child that does the work ends by itself when it is without its parent
+        # until init has waited for its child, a new minion believes that one is running
         wait_for(lambda: not Path("/proc", worker).exists(), "it has ended")
         site.server.fpm.stop(signal.SIGKILL)
         with (cluster.home / "minion.out").open("ab") as log:
