@@ -1,6 +1,8 @@
 """The guard and /ready, through the state tree's own nginx configuration."""
 
+import contextlib
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -235,6 +237,31 @@ def test_a_request_that_php_fpm_did_not_take_is_answered_425(
         if left == "nothing":
             socket_file.unlink()
         assert Client(site).ask(method=method, body=b"x").status == 425
+    finally:
+        server.restart_php()
+    assert Client(site).ask(method=method, body=b"x").status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_request_that_did_not_get_into_php_fpms_queue_is_answered_425(
+    site: Site, method: str
+) -> None:
+    server = site.servers[WS1]
+    path = server.home / "run/php-www.sock"
+    server.fpm.stop(signal.SIGKILL)
+    path.unlink(missing_ok=True)
+    try:
+        with contextlib.ExitStack() as stack:
+            queue = stack.enter_context(socket.socket(socket.AF_UNIX))
+            queue.bind(str(path))
+            path.chmod(0o666)
+            queue.listen(0)
+            with pytest.raises(BlockingIOError):
+                for _ in range(100):
+                    waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    waiting.setblocking(False)
+                    waiting.connect(str(path))
+            assert Client(site).ask(method=method, body=b"x").status == 425
     finally:
         server.restart_php()
     assert Client(site).ask(method=method, body=b"x").status == 200
