@@ -29,6 +29,7 @@ FAULTS = (
     "pool",
 )
 WEIGHTS = "weights"  # not a fault: the weights' loop, which never stops
+SICK = 0.3  # how many farms the loop has drained a server in, at any moment
 REPAIR_SECONDS = 20.0  # until somebody has repaired what a hand or a torn change left
 
 
@@ -40,6 +41,7 @@ class Faults:
         self.master = master
         self.kinds = kinds
         self.on = False
+        self.sick = SICK
         self.chance = {kind: random.Random(f"{seed} {kind}") for kind in (*FAULTS, WEIGHTS)}
         if WEIGHTS in kinds:
             world.at(1.0, self._weights)
@@ -47,6 +49,7 @@ class Faults:
     def begin(self) -> None:
         """From now on things go wrong."""
         self.on = True
+        self.sick = SICK
         weather = self.world.network.weather
         for kind, what, levels in (
             ("loss", "loss", (0.02, 0.1)),
@@ -80,6 +83,7 @@ class Faults:
     def end(self) -> None:
         """Nothing more goes wrong, and everything is repaired."""
         self.on = False
+        self.sick = SICK / 6  # or a site is short of servers, and refuses, for good reason
         world = self.world
         weather = world.network.weather
         weather.loss = weather.refusal = weather.late = weather.twice = 0.0
@@ -109,7 +113,7 @@ class Faults:
         chance = self.chance[WEIGHTS]
         for place in self.world.places.values():
             for farm, webs in place.farms.items():
-                resting = {chance.choice(webs).name} if chance.random() < 0.3 else set()
+                resting = {chance.choice(webs).name} if chance.random() < self.sick else set()
                 share = chance.uniform(0.3, 2.0)
                 for balancer in place.balancers.values():
                     self.world.at(

@@ -1,6 +1,6 @@
 """The course of a run: stage, take farm after farm, do what is wished, take back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from webfarm.policy import budget
@@ -12,7 +12,7 @@ from webfarm.rollout.journal import Journal
 from webfarm.rollout.journal_runs import releases, scope
 from webfarm.rollout.lease import Hold
 from webfarm.rollout.ledger import line
-from webfarm.rollout.model import Goal, Run, Wish
+from webfarm.rollout.model import Goal, Run, Seen, Wish
 from webfarm.rollout.situation import WITHHELD
 from webfarm.rollout.staging import Staging
 from webfarm.rollout.watcher import Outcome, RunOutcome, Watcher
@@ -240,10 +240,10 @@ class Course:
             wish = Wish("rollback", "the policy (on_failure)", line(why))
             self.journal.wish(self.number, wish, self.clock.time())  # a resume must know it
             return self._leave(wish)
-        if self._in_hand():  # a farm that an earlier process left, further on
+        if in_hand := self._in_hand():  # a farm that an earlier process left, further on
             wish = Wish("abort", "the policy (on_failure)", line(why))
             self.journal.wish(self.number, wish, self.clock.time())
-            stop = self._into_service(wish)
+            stop = self._into_service(wish, in_hand)
             if stop is not None:
                 return stop
         return self._end("failed", why)
@@ -265,16 +265,18 @@ class Course:
         """Pause at once; abort and rollback first bring the farm under way into service."""
         if wish.kind == "pause":
             return self._end("paused", str(wish))
-        stop = self._into_service(wish)
+        stop = self._into_service(wish, self._in_hand())
         if stop is not None:
             return stop
         if wish.kind == "rollback":
             return self._roll_back(wish)
         return self._end("aborted", f"{wish}; every farm is in service")
 
-    def _into_service(self, wish: Wish) -> RunOutcome | None:
-        """The farms in hand, as is safe; why the run is paused when that does not succeed."""
-        for site, farm, release in self._in_hand():
+    def _into_service(
+        self, wish: Wish, in_hand: Sequence[tuple[str, str, str]]
+    ) -> RunOutcome | None:
+        """These farms, as is safe; why the run is paused when that does not succeed."""
+        for site, farm, release in in_hand:
             goal = self._goal(site, farm, release)
             outcome = self._farm(goal) if goal else None
             if outcome is None or outcome.state == "paused":
@@ -289,20 +291,16 @@ class Course:
         """
         found = self.journal.under_way(self.number)
         wanted = {(goal.site, goal.farm): goal.release for goal in self.run.goals}
-        seen = {at[:2] for at in found} | {(o.goal.site, o.goal.farm) for o in self.outcomes}
+        known = {at[:2] for at in found} | {(o.goal.site, o.goal.farm) for o in self.outcomes}
+        seen: dict[str, Seen] = {}
         for site, farm, before in self.journal.finished(self.number):
-            if (site, farm) not in seen and self._is_out(site, farm):
+            if (site, farm) in known:
+                continue
+            if site not in seen:
+                seen[site] = self.all.cluster.observe(site, None, servers=False)
+            if _is_out(seen[site], farm):
                 found.append((site, farm, wanted.get((site, farm), before.release)))
         return found
-
-    def _is_out(self, site: str, farm: str) -> bool:
-        views = self.all.cluster.observe(site, None, servers=False).balancers.values()
-        return any(
-            view.answered
-            and farm in view.farms
-            and (view.farms[farm].state != "open" or not view.disk_agrees)
-            for view in views
-        )
 
     def _goal(self, site: str, farm: str, release: str) -> Goal | None:
         for goal in self.run.goals:
@@ -363,3 +361,13 @@ def again(run: Run) -> str:
         return command(run.goals[0])
     scope = f"site {run.sites[0]}" if len(run.sites) == 1 else "all"
     return f"salt-run upgrade.{scope} release={run.goals[0].release}"
+
+
+def _is_out(seen: Seen, farm: str) -> bool:
+    """Some balancer says that the farm is not open, or may come not to be."""
+    return any(
+        view.answered
+        and farm in view.farms
+        and (view.farms[farm].state != "open" or not view.disk_agrees)
+        for view in seen.balancers.values()
+    )
