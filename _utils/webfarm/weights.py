@@ -15,7 +15,8 @@ it, and :func:`decide` once in a tick. ``now`` is any clock in seconds that goes
     target   = base * clamp(ratio ** gamma, floor, ceiling)
 
 The weight goes towards the target by steps of at most ÷ step_down and × step_up a tick, not at all
-within the deadband, and exactly to the base when the target is within ``min_change`` of it.
+within the deadband, and exactly to the base when the target is within ``home`` of it; from there it
+leaves only for a target that is further off than both together.
 
 *Why r / u*: it is processes / mean time of a request (Little's law), so it says how fast a server
 is, not how much it was given, and the loop has no gain as long as times do not grow with the load.
@@ -58,6 +59,8 @@ __all__ = [
     "unpack",
     "urgent",
 ]
+
+NEAR = 0.03  # a share, or a weight on its way home, that is so near to the whole is the whole
 
 
 def absorb(law: Law, state: Farm, server: str, load: Load, now: float) -> Farm:
@@ -222,19 +225,19 @@ def _step(scene: Scene, name: str, aim: float, part: float) -> float:
     back = None if server.since is None or server.drained else scene.now - server.since
     if back is not None and back <= law.ramp_seconds:
         highest = server.factor + (1 - law.floor) * part * law.tick / law.ramp_seconds
-    aim = _settled(law, server.factor, aim)
+    aim = _settled(law, server.factor, aim, law.home)
     return min(max(aim, server.factor / float(law.step_down**part)), highest)
 
 
 def _homewards(law: Law, at: float, part: float) -> float:
     """``at``, nearer to 1 by the share of ``decay``."""
     nearer = at + (1 - float((1 - law.decay) ** part)) * (1 - at)
-    return 1.0 if abs(nearer - 1) <= law.min_change else nearer
+    return 1.0 if abs(nearer - 1) <= NEAR else nearer
 
 
-def _settled(law: Law, at: float, aim: float) -> float:
+def _settled(law: Law, at: float, aim: float, home: float) -> float:
     """``aim``, without what is too little to move for."""
-    if abs(aim - 1) <= law.min_change:
+    if abs(aim - 1) <= home + (law.deadband if at == 1.0 else 0.0):
         return 1.0
     return at if abs(aim / at - 1) < law.deadband else aim
 
@@ -249,7 +252,7 @@ def _share(
     """What the servers can do together, as a part of their bases.
 
     A server counts for its base at most: how fast a farm's better half is says nothing of how the
-    farm compares with others. One that is within the deadband counts for all of it.
+    farm compares with others. One that would not leave its base counts for all of it.
     """
     law = scene.law
     if all(name in scene.absent or name in scene.frozen for name in base):
@@ -264,6 +267,6 @@ def _share(
         if scene.silent(name):
             factor = scene.servers[name].factor
             ratio = float(factor ** (1 / law.gamma))
-        able += weight * (1.0 if factor > 1 - law.deadband else ratio)
-    aim = _settled(law, share, max(law.floor, able / sum(base.values())))
+        able += weight * (1.0 if factor >= 1 - law.home - law.deadband else ratio)
+    aim = _settled(law, share, max(law.floor, able / sum(base.values())), NEAR)
     return min(1.0, max(aim, float(share / law.step_down**part)), float(share * law.step_up**part))

@@ -56,6 +56,27 @@ def test_weights_move_by_steps_and_stay_within_floor_and_ceiling() -> None:
     assert 188 <= last.weights["ws2"] <= 200  # to within the deadband
 
 
+def test_what_equal_servers_differ_by_on_a_busy_machine_moves_no_weight() -> None:
+    it = Loop(LAW, {"ws1": 100, "ws2": 100}, rate=400.0)
+    for faster, slower in (("ws1", "ws2"), ("ws2", "ws1")):
+        it.slow = {faster: 1.0, slower: 1.33}
+        assert it.ticks(20).weights == {"ws1": 100, "ws2": 100}
+    it.slow = {"ws1": 1.0, "ws2": 3.0}
+    assert it.ticks(20).weights["ws2"] < 75
+    it.slow = {"ws1": 1.0, "ws2": 1.33}
+    assert it.ticks(40).weights == {"ws1": 100, "ws2": 100}
+
+
+def test_a_target_that_wavers_about_the_edge_of_home_does_not_move_the_weight() -> None:
+    it = Loop(LAW, {f"ws{n}": 100 for n in range(1, 6)}, rate=400.0)
+    it.slow = {"ws1": 1.2}
+    seen = set()
+    for turn in range(60):
+        it.slow["ws1"] = 1.2 + 0.12 * (turn // 3 % 2)  # targets of 91 and 87
+        seen.add(it.tick().weights["ws1"])
+    assert seen == {100}
+
+
 def test_weights_stay_in_the_range_of_haproxy() -> None:
     it = Loop(LAW, {"ws1": 1, "ws2": 256, "ws3": 100, "ws4": 100}, rate=400.0)
     it.slow = {"ws1": 50.0, "ws2": 0.01}

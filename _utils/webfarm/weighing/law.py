@@ -32,10 +32,10 @@ class Law(Model):
         The smallest and the largest weight, as parts of the base (facts).
     step_down, step_up
         By how much a weight may be divided, and multiplied, in a tick (facts).
-    deadband, min_change
+    deadband, home
         Differences up to ``deadband``, as a share of the current weight, are left alone (facts). A
-        target that is within ``min_change`` of the base is the base, so that noise does not keep a
-        server away from it.
+        target that is within ``home`` of the base is the base, so that noise does not keep a server
+        away from it. Measured: two equal servers on a busy machine differ by a third in speed.
     min_load, min_requests
         How much a server must have done before its speed is believed: this part of its php-fpm
         processes busy, or so many requests. Less is added up until it is enough.
@@ -75,7 +75,7 @@ class Law(Model):
     step_down: Step = 1.6
     step_up: Step = 1.25
     deadband: Annotated[float, Field(ge=0, le=0.5)] = 0.06
-    min_change: Annotated[float, Field(ge=0, le=0.5)] = 0.03
+    home: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     min_load: Share = 0.05
     min_requests: Annotated[int, Field(ge=1, le=100_000)] = 10
     psi_weight: Annotated[float, Field(ge=0, le=10)] = 1.0
