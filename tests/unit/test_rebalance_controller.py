@@ -1,6 +1,7 @@
 """When a farm is decided on, what its balancers are told, and what of it outlives the process."""
 
 import itertools
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,87 @@ def test_a_wish_of_the_runner_is_obeyed_within_a_second(world: World) -> None:
     world.turn(1)
     assert len(world.vectors()) == begin + 1
     assert world.book.wishes() == []
+
+
+# -- balancers that are slow, and those that are away ----------------------------------------------
+
+
+def asked(world: World, balancer: str, begin: float, farm: str = "farm1") -> list[float]:
+    """When the balancer was sent a vector of the farm, in seconds since ``begin``."""
+    return [
+        json.loads(data["body"])["at"] - begin
+        for tag, data in world.fired
+        if tag == f"webfarm/weights/site1/{farm}"
+        and balancer in data["balancers"]
+        and json.loads(data["body"])["at"] >= begin
+    ]
+
+
+def behind(world: World, seconds: int, **loads: Any) -> None:
+    """Time in which LB1 does all its work and LB2 answers only what is old."""
+    for _ in range(seconds // 2):
+        world.settle(2, **loads)
+        world.answer(LB1)
+        world.answer(LB2, epoch=1)
+
+
+def test_a_slow_balancer_is_not_put_further_behind(world: World) -> None:
+    world.settle(8)
+    confirm(world)
+    begin = world.now
+    behind(world, 120, **{WS1: SLOW})
+    slow = asked(world, LB2, begin)
+    assert len(asked(world, LB1, begin)) > 5  # a weight goes down by steps
+    gaps = [later - earlier for earlier, later in itertools.pairwise(slow)]
+    assert [round(gap / 4) for gap in gaps[:4]] == [1, 2, 4, 8]
+    assert len(slow) <= 7
+    # it has caught up: from now on it is asked like any other
+    confirm(world)
+    begin = world.now
+    world.settle(12)
+    assert asked(world, LB2, begin)
+
+
+def test_what_is_urgent_goes_to_a_slow_balancer_too(world: World) -> None:
+    world.settle(8)
+    confirm(world)
+    behind(world, 60, **{WS1: SLOW})
+    begin = world.now
+    world.report(WS1, critical=["php-fpm"])
+    assert asked(world, LB2, begin) == [0.0]
+
+
+def away(world: World, seconds: float) -> float:
+    """Time in which LB2 answers nothing and all servers report; the moment after."""
+    farms = world.topology.sites["site1"].farms
+    for _ in range(round(seconds)):
+        for farm in farms.values():
+            for server in farm.servers:
+                world.report(server)
+        world.turn(0.5)
+        world.turn(0.5)
+        world.answer(LB1)
+    world.now += 0.1
+    return world.now
+
+
+def test_a_balancer_that_is_away_is_asked_all_the_time_and_gets_all_on_its_return(
+    world: World,
+) -> None:
+    begin = away(world, 20)
+    now = away(world, 40)
+    times = asked(world, LB2, begin) + asked(world, LB2, begin, "farm2")
+    assert len(times) == 20  # two farms, a tick of 4 s
+    world.answer(LB2)
+    assert asked(world, LB2, now) == []  # this one it has
+    assert asked(world, LB2, now, "farm2") == [0.0]
+
+
+def test_many_farms_do_not_flood_a_balancer_that_is_away(keys: Keys) -> None:
+    world = World(keys, tick=1)
+    begin = away(world, 20)
+    away(world, 20)
+    assert len(asked(world, LB2, begin) + asked(world, LB2, begin, "farm2")) == 20
 
 
 # -- hands off (W3) --------------------------------------------------------------------------------

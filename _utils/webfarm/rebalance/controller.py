@@ -31,6 +31,11 @@ LATE_SECONDS = 0.5
 AGAIN_SECONDS = 4.0
 """At most so often a balancer's start makes its site's vectors be sent again."""
 
+SILENT_SECONDS = 10.0
+"""A balancer that has answered nothing for so long may be away, and is not merely slow."""
+PROBE_SECONDS = 1.0
+"""At most so often one that is away gets a vector, of whichever farm."""
+
 
 class Meter(Protocol):
     """Where numbers go; Salt's metrics, or nowhere."""
@@ -80,6 +85,8 @@ class Controller:
         self.due: dict[Place, float] = {}
         self.next_look = tick_clock
         self.started_again: dict[str, float] = {}
+        self.heard: dict[str, float] = {}  # balancer: its last answer, or when it was first known
+        self.probed: dict[str, float] = {}
         self.counts: Counter[str] = Counter()
         self.said: dict[str, float] = {}
         self.told = now - REFUSED_SECONDS
@@ -113,6 +120,7 @@ class Controller:
         self.site_of: dict[str, str] = {
             balancer: site for site, plan in topology.sites.items() for balancer in plan.balancers
         }
+        self.heard = {balancer: self.heard.get(balancer, now) for balancer in self.site_of}
         self.intake.know(self.home)
         self.post = Post(frozenset(self.home), frozenset(self.site_of))
         self._with_book(now, lambda: self.book.prune(places))
@@ -154,10 +162,12 @@ class Controller:
         if data.get("fun") != confirm.FUNCTION:
             return []
         site, farm, said = confirm.read(balancer, data.get("return"), self.keys / balancer, now)
-        if self.site_of.get(balancer) == site and (site, farm) in self.farms:
-            self.farms[site, farm].answer(balancer, said, now)
-            self.counts["answers"] += 1
-        return []
+        if self.site_of.get(balancer) != site or (site, farm) not in self.farms:
+            return []
+        self.farms[site, farm].answer(balancer, said, now)
+        self.counts["answers"] += 1
+        away, self.heard[balancer] = balancer in self._silent(now), now
+        return self._balancer_back(balancer, now) if away else []
 
     def _balancer_started(self, balancer: str, now: float) -> list[Event]:
         if 0 <= now - self.started_again.get(balancer, -AGAIN_SECONDS) < AGAIN_SECONDS:
@@ -168,6 +178,16 @@ class Controller:
             if site == self.site_of[balancer] and loop.vector is not None:
                 events += self._sent(loop, (balancer,), now)
         return events
+
+    def _balancer_back(self, balancer: str, now: float) -> list[Event]:
+        events = []
+        for (site, _), loop in self.farms.items():
+            if site == self.site_of[balancer] and loop.back(balancer):
+                events += self._sent(loop, (balancer,), now)
+        return events
+
+    def _silent(self, now: float) -> set[str]:
+        return {name for name, at in self.heard.items() if not 0 <= now - at < SILENT_SECONDS}
 
     # -- ticks -----------------------------------------------------------------------------------
 
@@ -211,10 +231,20 @@ class Controller:
         except Exception:
             self._mistake(loop, now)
             changes = []
-        if changes:
-            return self._out(loop, changes, now)
-        to = loop.due(now)
-        return self._sent(loop, to, now) if to else []
+        return self._out(loop, changes, now) if changes else self._send(loop, now)
+
+    def _send(self, loop: FarmLoop, now: float) -> list[Event]:
+        """The vector to those that are to have it now."""
+        silent = self._silent(now)
+        to = [
+            name
+            for name in loop.due(now, silent)
+            if loop.hurry
+            or name not in silent
+            or not 0 <= now - self.probed.get(name, 0.0) < PROBE_SECONDS
+        ]
+        self.probed |= {name: now for name in to if name in silent}
+        return self._sent(loop, tuple(to), now) if to else []
 
     def _out(self, loop: FarmLoop, changes: list[Change], now: float) -> list[Event]:
         """A new vector: kept in the history, sent, and said in words beside it."""
@@ -222,7 +252,7 @@ class Controller:
         self.counts["decisions"] += 1
         self.meter.count("webfarm.rebalance.decisions", 1)
         return [
-            *self._sent(loop, loop.balancers, now),
+            *self._send(loop, now),
             (f"webfarm/rebalance/decided/{loop.site}/{loop.name}", {"changes": changes}),
         ]
 

@@ -16,6 +16,8 @@ PATIENCE_SECONDS = 300.0
 """A balancer that is silent for longer is no reason to send it with every tick."""
 KNOWN_SECONDS = 90.0
 """For so long counts what a balancer said of who is left alone."""
+REPEATS = 3
+"""One that is behind is asked again after 1, 2, 4 … ticks: 2 to the power of this at most."""
 
 Change = dict[str, Any]
 
@@ -38,6 +40,8 @@ class FarmLoop:
         self.answers: dict[str, Confirmation] = {}
         self.answered: dict[str, float] = {}  # balancer: the master's clock at its last answer
         self.owing: dict[str, float] = {}  # balancer: since when it owes one
+        self.asked: dict[str, tuple[float, int]] = {}  # those: when last, how often
+        self.hurry = False
         self.reports: dict[str, Report] = {}
         self.frozen: Mapping[str, str] = {}
         self.plan(plan)
@@ -50,7 +54,7 @@ class FarmLoop:
         self.farm_weight = farm.weight
         self.balancers = tuple(site.balancers)
         self.reports = {s: r for s, r in self.reports.items() if s in self.base}
-        for known in (self.answers, self.answered, self.owing):
+        for known in (self.answers, self.answered, self.owing, self.asked):
             for gone in [name for name in known if name not in self.balancers]:
                 del known[gone]  # type: ignore[attr-defined]
 
@@ -66,7 +70,9 @@ class FarmLoop:
         if found is None:
             return []
         decision, self.state = found
-        return self._decided(decision, now)
+        changes = self._decided(decision, now)
+        self.hurry = bool(changes)
+        return changes
 
     def tick(self, now: float) -> list[Change]:
         """Decide; the changes of servers, with what each was made from."""
@@ -91,29 +97,56 @@ class FarmLoop:
             self.sent = None
         else:
             self.owing.pop(balancer, None)
+            self.asked.pop(balancer, None)
 
     # -- what goes out -------------------------------------------------------------------------
 
-    def due(self, now: float) -> tuple[str, ...]:
-        """The balancers that the vector shall be sent to with this tick."""
+    def due(self, now: float, silent: Collection[str] = ()) -> tuple[str, ...]:
+        """The balancers that the vector shall be sent to now.
+
+        A balancer that owes an answer and answers others is behind with its work. Another command
+        with each tick would only put it further behind, so it gets the next one later and later.
+        What is urgent goes out all the same.
+
+        silent
+            Balancers that have answered nothing lately: they may be back at any moment.
+        """
         if self.vector is None:
             return ()
         if self.sent is None:
-            return self.balancers
-        if not 0 <= now - self.sent < ASSERT_SECONDS:
-            return self.balancers if self.law.on else tuple(self.owing)
-        return tuple(
-            name for name, since in self.owing.items() if 0 <= now - since < PATIENCE_SECONDS
-        )
+            wanted = self.balancers
+        elif not 0 <= now - self.sent < ASSERT_SECONDS:
+            wanted = self.balancers if self.law.on else tuple(self.owing)
+        else:
+            wanted = tuple(
+                name for name, since in self.owing.items() if 0 <= now - since < PATIENCE_SECONDS
+            )
+        if self.hurry:
+            return wanted
+        return tuple(name for name in wanted if not self._behind(name, now, name in silent))
+
+    def _behind(self, balancer: str, now: float, silent: bool) -> bool:
+        at, times = self.asked.get(balancer, (now - PATIENCE_SECONDS, 1))
+        ticks = 1 if silent else 2 ** min(times - 1, REPEATS)
+        return 0 <= now - at < (ticks - 0.5) * self.law.tick
 
     def send(self, to: Collection[str], now: float) -> Vector:
-        """The vector, as sent now: these balancers owe an answer."""
+        """The vector, as sent now: these balancers owe an answer, the others do from before."""
         assert self.vector is not None
-        if len(to) == len(self.balancers) or self.sent is None:
+        new = self.sent is None
+        if new or len(to) == len(self.balancers):
             self.sent = now
-        for balancer in to:
+        for balancer in self.balancers if new else to:
             self.owing.setdefault(balancer, now)
+        for balancer in to:
+            self.asked[balancer] = (now, self.asked.get(balancer, (now, 0))[1] + 1)
+        self.hurry = False
         return self.vector
+
+    def back(self, balancer: str) -> bool:
+        """A balancer answers again: whether it shall get the vector at once."""
+        self.asked.pop(balancer, None)
+        return self.vector is not None and balancer in self.owing
 
     # -- who is not the loop's -----------------------------------------------------------------
 
