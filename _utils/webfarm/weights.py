@@ -8,9 +8,9 @@ it, and :func:`decide` once in a tick. ``now`` is any clock in seconds that goes
 
     r  requests/s        e  share of 5xx, of the latest requests     q  listen queue / processes
     u  share of the php-fpm processes at work: max(busy / (seconds * children), active / children)
-    p  pressure, some avg10 / 100, the worst of cpu, memory, io
-    speed    = EWMA of r / u                                              requests/s
-    capacity = speed * (1 - e) / ((1 + e + q) * (1 + psi_weight * p))     requests/s
+    p  pressure: the part of the time in which something waited for cpu, memory or io, the worst
+    speed    = 1 / EWMA of u / r                                          requests/s
+    capacity = speed * (1 - e) / ((1 + e + q) * (1 + psi_weight * p / (1 - p)))
     ratio    = (capacity / base) / median of the farm's
     target   = base * clamp(ratio ** gamma, floor, ceiling)
 
@@ -237,6 +237,8 @@ def _homewards(law: Law, at: float, part: float) -> float:
 
 def _settled(law: Law, at: float, aim: float, home: float) -> float:
     """``aim``, without what is too little to move for."""
+    if aim == at:  # it is frozen, silent or out: not even home
+        return at
     if abs(aim - 1) <= home + (law.deadband if at == 1.0 else 0.0):
         return 1.0
     return at if abs(aim / at - 1) < law.deadband else aim

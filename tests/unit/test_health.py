@@ -1,6 +1,11 @@
 """The parts of a server's report: what is read, what is counted, what is worth a report."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +55,11 @@ def test_log_lines_are_counted(lines: list[bytes], expected: Counted) -> None:
     counted = accesslog.count(lines)
     assert (counted.requests, counted.errors) == (expected.requests, expected.errors)
     assert counted.busy == pytest.approx(expected.busy)
+
+
+def test_the_squares_of_the_times_are_added_up_too() -> None:
+    counted = accesslog.count([line(200, "0.2"), line(200, "0.1, 0.3"), line(200, "-")])
+    assert counted.squares == pytest.approx(0.2**2 + 0.4**2)
 
 
 @given(st.lists(st.binary(max_size=200)))
@@ -252,32 +262,135 @@ def test_a_silence_begins_anew_after_an_answer() -> None:
 # --- the machine
 
 
-def test_pressure_is_read_and_kept_in_its_range() -> None:
-    text = "some avg10=12.34 avg60=1.00 avg300=0.00 total=5\nfull avg10=99.00 avg60=0.00 total=1\n"
-    assert machine.avg10(text) == 12.34
-    assert machine.avg10("some avg10=100.01") == 100
-    for nonsense in ("", "full avg10=1", "some avg60=1", "some avg10=x"):
+def test_pressure_is_read() -> None:
+    text = "some avg10=1.00 avg60=1.00 avg300=0.00 total=5000000\nfull avg10=9.00 total=1\n"
+    assert machine.total(text) == 5.0
+    for nonsense in ("", "full total=1", "some avg60=1", "some total=x"):
         with pytest.raises(ValueError):
-            machine.avg10(nonsense)
+            machine.total(nonsense)
+
+
+class Kernel:
+    """Files as the kernel has them: pressure, and php-fpm's children."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.own, self.host = folder / "cgroup", folder / "pressure"
+        self.container, self.proc = folder / "container", folder / "proc"
+        self.master = 7
+        self.now = 100.0
+        self.own.mkdir()
+        self.host.mkdir()
+        monkeypatch.setattr(machine.time, "monotonic", lambda: self.now)
+        self.boot()
+
+    def boot(self, contained: bool = False) -> None:
+        if contained:
+            self.container.write_text("systemd-nspawn")
+        delay = machine.RunDelay(lambda: self.master, self.proc)
+        self.pressure = machine.Pressure(delay, self.own, self.host, self.container)
+
+    def some(self, path: Path, seconds: float) -> None:
+        path.write_text(f"some avg10=0.00 avg60=0.00 total={round(seconds * 1e6)}\n")
+
+    def children(self, **seconds: tuple[float, float]) -> None:
+        """Running and waiting, by a name like ``p8``."""
+        task = self.proc / str(self.master) / "task" / str(self.master)
+        task.mkdir(parents=True, exist_ok=True)
+        (task / "children").write_text(" ".join(name[1:] for name in seconds) + " 99 ")
+        for name, (ran, waited) in seconds.items():
+            (self.proc / name[1:]).mkdir(exist_ok=True)
+            text = f"{round(ran * 1e9)} {round(waited * 1e9)} 12\n"
+            (self.proc / name[1:] / "schedstat").write_text(text)
+
+    def look(self, seconds: float = 0.0) -> machine.Psi:
+        self.now += seconds
+        self.pressure.look()
+        return self.pressure.peek()
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    return Kernel(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("contained", "memory"), [(False, 3.0), (True, None)], ids=["machine", "container"]
+    ("contained", "memory"), [(False, 30.0), (True, None)], ids=["machine", "container"]
 )
 def test_the_own_pressure_goes_before_the_hosts_which_says_nothing_of_a_container(
-    tmp_path: Path, contained: bool, memory: float | None
+    kernel: Kernel, contained: bool, memory: float | None
 ) -> None:
-    own, host, container = tmp_path / "cgroup", tmp_path / "pressure", tmp_path / "container"
-    own.mkdir()
-    host.mkdir()
-    (own / "cpu.pressure").write_text("some avg10=7.00 avg60=0 avg300=0 total=0\n")
-    for name in ("cpu", "memory"):
-        (host / name).write_text("some avg10=3.00 avg60=0 avg300=0 total=0\n")
-    if contained:
-        container.write_text("systemd-nspawn")
-    pressure = machine.Pressure(own, host, container)
-    pressure.look()
-    assert pressure.psi == {"cpu": 7.0, "memory": memory, "io": None}
+    kernel.boot(contained)
+    for seconds in (0, 2):
+        kernel.some(kernel.own / "cpu.pressure", 50 + 0.7 * seconds)
+        for name in ("cpu", "memory"):
+            kernel.some(kernel.host / name, 9 + 0.3 * seconds)
+        assert kernel.look(seconds).keys() == {"cpu", "memory", "io"}
+        if not seconds:
+            kernel.pressure.take()
+    assert kernel.pressure.take() == {"cpu": 70.0, "memory": memory, "io": None}
+
+
+def test_pressure_is_that_of_the_time_since_it_was_taken(kernel: Kernel) -> None:
+    kernel.some(kernel.host / "cpu", 0)
+    assert kernel.look()["cpu"] is None  # there is no time yet to speak of
+    kernel.pressure.take()
+    kernel.some(kernel.host / "cpu", 1)
+    assert kernel.look(4)["cpu"] == 25.0
+    assert kernel.pressure.take()["cpu"] == 25.0
+    assert kernel.pressure.peek()["cpu"] == 25.0  # nobody has looked since
+    kernel.some(kernel.host / "cpu", 1.5)
+    assert kernel.look(1)["cpu"] == 50.0
+    kernel.some(kernel.host / "cpu", 0)  # a kernel that counts backwards
+    assert kernel.look(1)["cpu"] == 0.0
+
+
+def test_a_container_without_pressure_tells_how_long_phps_children_wait_for_a_cpu(
+    kernel: Kernel,
+) -> None:
+    kernel.boot(contained=True)
+    kernel.children(p8=(5, 9), p9=(1, 1))
+    assert kernel.look()["cpu"] is None
+    kernel.pressure.take()
+    kernel.children(p8=(5.3, 9.1), p10=(0.2, 1.4))  # one ended, one is new
+    assert kernel.look(2) == {"cpu": 75.0, "memory": None, "io": None}
+    kernel.pressure.take()
+    kernel.children(p8=(5.301, 9.102), p10=(0.2, 1.4))  # too little to tell
+    assert kernel.look(2)["cpu"] is None
+    kernel.pressure.take()
+    kernel.master = 70  # started anew: what its children did before is not of this period
+    kernel.children(p71=(3, 3))
+    assert kernel.look(2)["cpu"] is None
+    kernel.pressure.take()
+    kernel.children(p71=(3.5, 3.5))
+    assert kernel.look(2)["cpu"] == 50.0
+    kernel.master = 0
+    assert kernel.look(2)["cpu"] is None
+
+
+def test_a_process_that_is_kept_from_the_cpu_is_seen_to_wait() -> None:
+    """This kernel's own numbers: two that must share one CPU wait for half of the time."""
+    burn = "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nwhile True: pass"
+    fork = f"import os\nfor _ in range(2): os.fork() or exec({burn!r})\nos.wait()"
+    parent = subprocess.Popen([sys.executable, "-c", fork])
+
+    def until(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    try:
+        delay = machine.RunDelay(lambda: parent.pid)
+        until(lambda: delay.look() and delay.ran > 0.05)
+        before = delay.ran, delay.waited
+        until(lambda: delay.look() and delay.ran > before[0] + 0.3)
+        ran, waited = delay.ran - before[0], delay.waited - before[1]
+        assert 0.25 < waited / (ran + waited) < 1
+    finally:
+        for child in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+        parent.kill()
+        parent.wait()
 
 
 def test_a_disk_is_full_until_there_is_twice_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +468,10 @@ def later(**changes: Any) -> Reading:
         (later(requests=0, busy=0.0, active=None), None),
         (later(queue=5), "queue"),
         (later(queue=4), None),
-        (later(psi={"cpu": 90.0, "memory": None, "io": 0.0}), None),
+        (later(psi={"cpu": 31.0, "memory": None, "io": 0.0}), "stall"),
+        (later(psi={"cpu": None, "memory": 30.0, "io": 31.0}), "stall"),
+        (later(psi={"cpu": 30.0, "memory": None, "io": 0.0}), None),
+        (later(psi={"cpu": 90.0, "memory": None, "io": 0.0}, seconds=1.9), None),
     ],
 )
 def test_what_is_worth_a_report(now: Reading, why: str | None) -> None:
@@ -383,6 +499,7 @@ shares = st.none() | st.floats(0, 100)
     requests=counts,
     errors=counts,
     busy=st.floats(0, 1e6),
+    squares=st.floats(0, 1e9),
     active=st.none() | st.floats(0, 4096),
     full=counts,
     queue=counts,
@@ -402,10 +519,10 @@ def test_the_engine_takes_every_report(requests: int, errors: int, **values: Any
 
 def test_a_period_begins_where_the_last_one_was_taken() -> None:
     period = Period(10.0)
-    period.add_requests(3, 1, 0.5, 11.0)
+    period.add_requests(3, 1, 0.5, 0.125, 11.0)
     period.add_status(active=2, full=1)
     period.add_status(active=4, full=0)
-    expected = Sums(seconds=2.0, requests=3, errors=1, busy=0.5, active=3.0, full=1)
+    expected = Sums(seconds=2.0, requests=3, errors=1, busy=0.5, squares=0.125, active=3.0, full=1)
     assert period.peek(12.0) == expected == period.take(12.0)
     assert period.take(13.0) == Sums(seconds=1.0)
     assert period.served == 11.0

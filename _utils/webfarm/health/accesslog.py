@@ -21,11 +21,15 @@ LINE_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Counted:
-    """Requests that php-fpm was asked for; ``busy``: seconds that it took for them."""
+    """Requests that php-fpm was asked for.
+
+    ``busy`` are the seconds that it took for them, ``squares`` the squares of those seconds.
+    """
 
     requests: int = 0
     errors: int = 0
     busy: float = 0.0
+    squares: float = 0.0
 
 
 def count(lines: Iterable[bytes]) -> Counted:
@@ -37,7 +41,7 @@ def count(lines: Iterable[bytes]) -> Counted:
     ``0.012 : 0.003`` or ``0.100, -``.
     """
     requests = errors = 0
-    busy = 0.0
+    busy = squares = 0.0
     for line in lines:
         parts = line.rsplit(b'"', 2)
         if len(parts) != 3 or parts[2].strip():
@@ -58,7 +62,8 @@ def count(lines: Iterable[bytes]) -> Counted:
             requests += 1
             errors += failed
             busy += taken
-    return Counted(requests, errors, busy)
+            squares += taken * taken
+    return Counted(requests, errors, busy, squares)
 
 
 def _seconds(word: bytes) -> float | None:
@@ -158,7 +163,11 @@ class AccessLog:
         self.readable = True
         if counted.requests:
             self._period.add_requests(
-                counted.requests, counted.errors, counted.busy, time.monotonic()
+                counted.requests,
+                counted.errors,
+                counted.busy,
+                counted.squares,
+                time.monotonic(),
             )
         return LOOK_SECONDS
 

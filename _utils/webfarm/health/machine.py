@@ -1,12 +1,15 @@
 """The machine below the services: pressure and disks."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 RESOURCES = ("cpu", "memory", "io")
-PRESSURE_SECONDS = 2.0  # the kernel renews its averages every two seconds
+PRESSURE_SECONDS = 1.0
+LEAST_WANTED = 0.01  # seconds of CPU: less says nothing
 DISK_SECONDS = 1.0
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc/pressure")
@@ -16,43 +19,134 @@ _MIB = 1024 * 1024
 Psi = dict[str, float | None]
 
 
-def avg10(text: str) -> float:
-    """``some avg10`` of a pressure file, 0 to 100; raises ValueError."""
+def total(text: str) -> float:
+    """Seconds of ``some`` in a pressure file, ever; raises ValueError."""
     for line in text.splitlines():
         words = line.split()
         if words[:1] == ["some"]:
             for word in words[1:]:
                 name, _, value = word.partition("=")
-                if name == "avg10":
-                    return min(max(float(value), 0.0), 100.0)
-    raise ValueError("no `some avg10`")
+                if name == "total":
+                    return int(value) / 1e6
+    raise ValueError("no `some … total`")
+
+
+class RunDelay:
+    """How long php-fpm's children ran, and how long they waited for a CPU: seconds, ever.
+
+    From ``/proc/PID/schedstat`` (Linux, Documentation/scheduler/sched-stats.rst), which counts
+    within a container too, and also the time in which a quota holds a process up.
+
+    listener
+        The process id of php-fpm's master, 0 while it is unknown.
+    """
+
+    def __init__(self, listener: Callable[[], int], proc: Path = Path("/proc")) -> None:
+        self.ran = self.waited = 0.0
+        self._listener = listener
+        self._proc = proc
+        self._known: dict[str, tuple[int, int]] = {}
+        self._master = 0
+
+    def look(self) -> bool:
+        """Add what is new; whether there was anything to see."""
+        master = self._listener()
+        try:
+            children = (self._proc / f"{master}/task/{master}/children").read_text().split()
+        except OSError:
+            self._master = 0
+            return False
+        found: dict[str, tuple[int, int]] = {}
+        for child in children:
+            with contextlib.suppress(OSError, ValueError):  # it has just ended
+                ran, waited, _ = map(int, (self._proc / child / "schedstat").read_text().split())
+                found[child] = ran, waited
+        if master == self._master:
+            for child, (ran, waited) in found.items():
+                before = self._known.get(child, (0, 0))
+                self.ran += max(0, ran - before[0]) / 1e9
+                self.waited += max(0, waited - before[1]) / 1e9
+        self._known, self._master = found, master
+        return True
+
+
+@dataclass(frozen=True)
+class Stalls:
+    """What the kernel has counted until a moment, in seconds; None: unknown."""
+
+    at: float
+    totals: Mapping[str, float | None]
+    ran: float | None = None
+    waited: float = 0.0
+
+    def since(self, before: "Stalls") -> Psi:
+        """The shares of the time from ``before``, in percent."""
+        seconds = self.at - before.at
+        psi: Psi = {}
+        for name in RESOURCES:
+            now, then = self.totals.get(name), before.totals.get(name)
+            known = now is not None and then is not None and seconds > 0
+            psi[name] = _percent(now - then, seconds) if known else None  # type: ignore[operator]
+        if self.totals.get("cpu") is None and self.ran is not None and before.ran is not None:
+            waited = self.waited - before.waited
+            wanted = self.ran - before.ran + waited
+            psi["cpu"] = _percent(waited, wanted) if wanted >= LEAST_WANTED else None
+        return psi
+
+
+def _percent(part: float, whole: float) -> float:
+    return round(min(max(100 * part / whole, 0.0), 100.0), 2)
 
 
 class Pressure:
-    """Reads PSI (Linux, Documentation/accounting/psi.rst) every two seconds.
+    """Reads PSI (Linux, Documentation/accounting/psi.rst) each second.
 
     The machine's own control group comes first. In a container, that is, where systemd has written
-    the file ``container``, ``/proc/pressure`` speaks of the whole host and is not read. A resource
-    without a pressure file is None.
+    the file ``container``, ``/proc/pressure`` speaks of the whole host and is not read. Where there
+    is none for the CPU, it is the part of the time for which php-fpm's children waited for one.
+    A resource about which nothing is known is None.
     """
 
     def __init__(
-        self, cgroup: Path = CGROUP, proc: Path = PROC, container: Path = CONTAINER
+        self,
+        delay: RunDelay,
+        cgroup: Path = CGROUP,
+        proc: Path = PROC,
+        container: Path = CONTAINER,
     ) -> None:
-        self.psi: Psi = dict.fromkeys(RESOURCES)
+        self._delay = delay
         self._places = [{name: cgroup / f"{name}.pressure" for name in RESOURCES}]
         if not container.exists():
             self._places.append({name: proc / name for name in RESOURCES})
+        self._newest = self._begin = Stalls(0.0, {})
+        self._last: Psi = dict.fromkeys(RESOURCES)
 
     def look(self) -> float:
         """Read them all; returns the seconds to wait until the next look."""
-        self.psi = {name: self._of(name) for name in RESOURCES}
+        totals = {name: self._of(name) for name in RESOURCES}
+        at = time.monotonic()
+        if totals["cpu"] is None and self._delay.look():
+            self._newest = Stalls(at, totals, self._delay.ran, self._delay.waited)
+        else:
+            self._newest = Stalls(at, totals)
         return PRESSURE_SECONDS
+
+    def peek(self) -> Psi:
+        """Percent of the time since the last :meth:`take`; of the time before it until a look."""
+        newest = self._newest
+        return newest.since(self._begin) if newest.at > self._begin.at else self._last
+
+    def take(self) -> Psi:
+        """The same, and a new period begins."""
+        newest = self._newest
+        self._last = newest.since(self._begin) if newest.at > self._begin.at else self._last
+        self._begin = newest
+        return self._last
 
     def _of(self, resource: str) -> float | None:
         for place in self._places:
             try:
-                return avg10(place[resource].read_text())
+                return total(place[resource].read_text())
             except (OSError, ValueError):
                 continue
         return None

@@ -10,7 +10,7 @@ from webfarm.health import reading
 from webfarm.health.accesslog import AccessLog
 from webfarm.health.fpm import PhpFpm
 from webfarm.health.front import Cache, Nginx
-from webfarm.health.machine import RESOURCES, Disks, Pressure
+from webfarm.health.machine import RESOURCES, Disks, Pressure, Psi, RunDelay
 from webfarm.health.period import Period, Sums
 from webfarm.health.reading import Reading
 from webfarm.health.settings import Settings
@@ -49,7 +49,7 @@ class Monitor:
         self._nginx = Nginx(settings.port, self._period, lambda: self._fpm.listener)
         self._cache = Cache(settings.memcached)
         self._disks = Disks(given.disks, given.full_mib)
-        self._pressure = Pressure()
+        self._pressure = Pressure(RunDelay(lambda: self._fpm.listener))
         self._loops = {
             "php-fpm": self._loop("php-fpm", self._fpm.look, self._fpm.wait, self._fpm.close),
             "log": self._loop("log", self._log.look, close=self._log.close),
@@ -72,11 +72,13 @@ class Monitor:
         if self._last is None and not self._ready(now):
             return None
         why = reading.why_now(
-            self._last, self._reading(self._period.peek(now)), self.settings.options.heartbeat
+            self._last,
+            self._reading(self._period.peek(now), self._pressure.peek()),
+            self.settings.options.heartbeat,
         )
         if why is None:
             return None
-        found = self._reading(self._period.take(now))
+        found = self._reading(self._period.take(now), self._pressure.take())
         if self._last is None or found.critical != self._last.critical:
             log.log(
                 logging.WARNING if found.critical else logging.INFO,
@@ -111,7 +113,7 @@ class Monitor:
         looked = all(loop.looked_at is not None for loop in self._loops.values())
         return looked or now - self._began >= FIRST_SECONDS
 
-    def _reading(self, sums: Sums) -> Reading:
+    def _reading(self, sums: Sums, psi: Psi) -> Reading:
         critical = {
             "php-fpm": self._fpm.life.dead,
             "nginx": self._nginx.life.dead,
@@ -122,7 +124,7 @@ class Monitor:
             sums=sums,
             children=self.settings.children,
             queue=self._fpm.queue,
-            psi=self._pressure.psi if self._fresh("pressure") else dict.fromkeys(RESOURCES),
+            psi=psi if self._fresh("pressure") else dict.fromkeys(RESOURCES),
             disk=self._disks.free if self._fresh("disks") else None,
             memcached=self._cache.reachable if self._fresh("memcached") else None,
             release=self._nginx.release if self._fresh("nginx") else None,

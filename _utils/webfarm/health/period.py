@@ -14,6 +14,8 @@ class Sums:
         Requests that ended in it, and those of them with a status of 500 and more.
     busy
         Seconds that php-fpm took for them, added up.
+    squares
+        The squares of those seconds, added up: how much the times differ.
     active
         Mean of php-fpm's active processes; None when it was not seen.
     full
@@ -24,6 +26,7 @@ class Sums:
     requests: int = 0
     errors: int = 0
     busy: float = 0.0
+    squares: float = 0.0
     active: float | None = None
     full: int = 0
 
@@ -37,12 +40,15 @@ class Period:
         """When (monotonic) a request was last seen to have ended."""
         self._clear(now)
 
-    def add_requests(self, requests: int, errors: int, busy: float, now: float) -> None:
+    def add_requests(
+        self, requests: int, errors: int, busy: float, squares: float, now: float
+    ) -> None:
         """Requests that have ended, seen at ``now``."""
         with self._lock:
             self._requests += requests
             self._errors += errors
             self._busy += busy
+            self._squares += squares
             if requests > errors:
                 self.served = now
 
@@ -71,6 +77,7 @@ class Period:
             requests=self._requests,
             errors=self._errors,
             busy=self._busy,
+            squares=self._squares,
             active=self._active / self._looks if self._looks else None,
             full=self._full,
         )
@@ -78,4 +85,4 @@ class Period:
     def _clear(self, now: float) -> None:
         self._began = now
         self._requests = self._errors = self._active = self._looks = self._full = 0
-        self._busy = 0.0
+        self._busy = self._squares = 0.0

@@ -14,6 +14,7 @@ ERROR_STEP = 0.1
 TIME_RATIO = 1.5
 LOAD_STEP = 0.2
 QUEUE_STEP = 0.5
+STALL_STEP = 30.0
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Reading:
     queue
         Requests that wait for a child.
     psi
-        ``{"cpu": 0..100, "memory": …, "io": …}``, None where the kernel has none.
+        ``{"cpu": 0..100, "memory": …, "io": …}`` over the period, None where it is unknown.
     disk
         The least free share of the disks, 0 to 1; None: unknown.
     memcached
@@ -54,6 +55,11 @@ class Reading:
         """
         busy = self.sums.busy / self.sums.seconds / self.children
         return max(busy, (self.sums.active or 0.0) / self.children)
+
+    @property
+    def stall(self) -> float:
+        """The greatest pressure, 0 to 100."""
+        return max((share for share in self.psi.values() if share is not None), default=0.0)
 
 
 def why_now(last: Reading | None, now: Reading, heartbeat: float) -> str | None:
@@ -90,6 +96,8 @@ def why_now(last: Reading | None, now: Reading, heartbeat: float) -> str | None:
         return "load"
     if abs(now.queue - last.queue) / now.children >= QUEUE_STEP:
         return "queue"
+    if abs(now.stall - last.stall) >= STALL_STEP:
+        return "stall"
     return None
 
 
@@ -112,6 +120,7 @@ def body(reading: Reading, minion: str, boot: str, at: float, up: float) -> dict
         "requests": sums.requests,
         "errors": sums.errors,
         "busy": round(sums.busy, 3),
+        "squares": round(sums.squares, 6),
         "active": round(sums.active or 0.0, 3),
         "children": reading.children,
         "queue": reading.queue,

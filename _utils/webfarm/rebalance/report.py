@@ -25,7 +25,7 @@ Count = Annotated[int, Field(ge=0, le=100_000_000)]
 
 
 class Psi(Model):
-    """Pressure stall information: ``some avg10`` in percent; None where the kernel has none."""
+    """The part of the time in which something waited for it, in percent; None: unknown."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -43,8 +43,9 @@ class Report(Model):
         Seconds: its wall clock, and CLOCK_BOOTTIME. ``(boot, up)`` orders its reports.
     seconds
         The time that the sums cover.
-    requests, errors, busy
-        Requests that ended in it, those with 5xx, and the upstream's seconds of all, added up.
+    requests, errors, busy, squares
+        Requests that ended in it, those with 5xx, the upstream's seconds of all, added up, and the
+        squares of those seconds.
     active, children
         Mean of php-fpm's active processes, and ``pm.max_children``.
     queue, full
@@ -68,6 +69,7 @@ class Report(Model):
     requests: Count
     errors: Count
     busy: Annotated[float, Field(ge=0, le=1e8)]
+    squares: Annotated[float, Field(ge=0, le=1e12)]
     active: Annotated[float, Field(ge=0, le=100_000)]
     children: Annotated[int, Field(ge=1, le=100_000)]
     queue: Annotated[int, Field(ge=0, le=1_000_000)]
@@ -93,6 +95,7 @@ class Report(Model):
             requests=self.requests,
             errors=self.errors,
             busy=self.busy,
+            squares=self.squares,
             active=self.active,
             children=self.children,
             queue=self.queue,
@@ -123,6 +126,7 @@ def example(**changes: Any) -> dict[str, Any]:
         "requests": 100,
         "errors": 0,
         "busy": 10.0,
+        "squares": 2.0,
         "active": 2.0,
         "children": 20,
         "queue": 0,

@@ -8,6 +8,8 @@ from webfarm.weighing.state import Load, Server, Sums
 
 MICRO = 1_000_000
 WORK_SECONDS = 30  # for so long a server that does little is asked for enough of it
+MOST_STALLED = 0.99
+SURPRISE = 8.0  # how many times slower than before a server is at most thought to be at once
 SIGMAS = 2.0  # how sure one must be of a share of errors: two standard errors
 
 
@@ -22,6 +24,7 @@ def add(law: Law, server: Server, load: Load, now: float) -> Server:
         requests=load.requests,
         errors=min(load.errors, load.requests),
         busy=round(load.busy * MICRO),
+        squares=round(load.squares * MICRO),
         active=round(load.active * micros),
         children=max(1, load.children) * micros,
         queue=load.queue * micros,
@@ -61,11 +64,16 @@ def settle(law: Law, server: Server, now: float) -> Server:
     speed, sure = measured(law, work)
     if speed is None:
         return replace(server, work=work if work.micros < WORK_SECONDS * MICRO else Sums())
-    if server.speed is not None and server.sped is not None:
+    if server.speed and server.sped is not None:
         half_life = law.half_life_down if speed < server.speed else law.half_life_up
         gain = sure * (1 - _keep(half_life, _between(server.sped, at)))
-        speed = server.speed + gain * (speed - server.speed)
+        speed = _between_speeds(server.speed, max(speed, server.speed / SURPRISE), gain)
     return replace(server, work=Sums(), speed=speed, sped=at)
+
+
+def _between_speeds(old: float, new: float, gain: float) -> float:
+    """Averages times, not speeds: a period without a slow page looks ten times as fast."""
+    return 1 / (1 / old + gain * (1 / new - 1 / old)) if new else old
 
 
 def measured(law: Law, work: Sums) -> tuple[float | None, float]:
@@ -77,6 +85,10 @@ def measured(law: Law, work: Sums) -> tuple[float | None, float]:
     is exact, and the processes seen at work, which also shows what never finishes, and of which one
     standard deviation is taken off as chance. With little load u says nothing, but with enough
     requests their mean time still does; where there is neither, the speed is unknown (None).
+
+    A mean of times that differ much (most pages take 5 ms, some 2 s) needs more of them: the
+    square of its standard error is (standard deviation / mean)² / requests. Times of an exponential
+    distribution, for which that is 1 / requests, are the least that is assumed.
     """
     if not work.micros:
         return None, 0.0
@@ -87,14 +99,24 @@ def measured(law: Law, work: Sums) -> tuple[float | None, float]:
     if used < law.min_load and (used <= 0 or work.requests < law.min_requests):
         return None, 0.0
     speed = work.requests / (work.micros / MICRO) / used
-    sure = max(work.requests / (work.requests + law.min_requests), min(1.0, used))
+    needed = law.min_requests * _spread(work)
+    sure = max(work.requests / (work.requests + needed), min(1.0, used))
     return speed, sure
+
+
+def _spread(work: Sums) -> float:
+    """(standard deviation / mean)² of the requests' times, at least 1."""
+    if not work.busy:
+        return 1.0
+    mean_square = (work.busy / MICRO) ** 2 / work.requests if work.requests else 0.0
+    return max(1.0, work.squares / MICRO / mean_square - 1) if mean_square else 1.0
 
 
 def penalty(law: Law, server: Server) -> float:
     """The part of its speed that is left when errors, queue and stalls are taken off, 0 to 1."""
     e = errors(law, server)
-    return (1 - e) / ((1 + e + server.queue) * (1 + law.psi_weight * server.stall))
+    stall = min(server.stall, MOST_STALLED)
+    return (1 - e) / ((1 + e + server.queue) * (1 + law.psi_weight * stall / (1 - stall)))
 
 
 def errors(law: Law, server: Server) -> float:

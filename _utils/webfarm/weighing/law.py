@@ -38,10 +38,11 @@ class Law(Model):
         away from it. Measured: two equal servers on a busy machine differ by a third in speed.
     min_load, min_requests
         How much a server must have done before its speed is believed: this part of its php-fpm
-        processes busy, or so many requests. Less is added up until it is enough.
+        processes busy, or so many requests. Less is added up until it is enough. When the times of
+        requests differ more than at random, more are needed to move the estimate as much.
     psi_weight
-        How much a stall counts (pressure stall information, ``some avg10`` of cpu, memory or io,
-        the worst): a server that is stalled all the time counts as 1 + psi_weight times as slow.
+        How much a stall counts (pressure of cpu, memory or io, the worst): where something waits
+        for the part p of the time, a server counts as 1 + psi_weight * p / (1 - p) times as slow.
     error_rate, error_factor
         An outlier's share of 5xx is above this, and above this many times the farm's median
         (Envoy and AWS compare with the others too: an error that all have is not one server's).
@@ -78,7 +79,7 @@ class Law(Model):
     home: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     min_load: Share = 0.05
     min_requests: Annotated[int, Field(ge=1, le=100_000)] = 10
-    psi_weight: Annotated[float, Field(ge=0, le=10)] = 1.0
+    psi_weight: Annotated[float, Field(ge=0, le=10)] = 0.5
     error_rate: Annotated[float, Field(gt=0, le=1)] = 0.2
     error_factor: Annotated[float, Field(ge=1, le=1000)] = 3.0
     eject_share: Annotated[float, Field(ge=0, le=0.5)] = 0.2

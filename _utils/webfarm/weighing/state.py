@@ -23,11 +23,13 @@ class Load:
         Requests that ended in it, and those of them that ended with 5xx.
     busy
         Seconds that php-fpm spent on those requests, added up.
+    squares
+        The squares of those seconds, added up; 0: unknown.
     active, children, queue
         Mean of the busy php-fpm processes, how many there may be (at least 1), and the listen
         queue.
     psi_cpu, psi_memory, psi_io
-        Pressure, ``some avg10``, 0 to 100; None where the kernel has none.
+        The part of the time in which something waited for it, 0 to 100; None: unknown.
     critical
         What makes the server unfit: out of ``php-fpm``, ``nginx``, ``disk-full``, ``read-only``.
     """
@@ -36,6 +38,7 @@ class Load:
     requests: int = 0
     errors: int = 0
     busy: float = 0.0
+    squares: float = 0.0
     active: float = 0.0
     children: int = 1
     queue: int = 0
@@ -58,6 +61,7 @@ class Sums:
     requests: int = 0
     errors: int = 0
     busy: int = 0
+    squares: int = 0  # seconds² x 1,000,000
     active: int = 0  # processes x microseconds
     children: int = 0  # processes x microseconds
     queue: int = 0  # requests x microseconds
@@ -73,6 +77,7 @@ class Sums:
             requests=self.requests + other.requests,
             errors=self.errors + other.errors,
             busy=self.busy + other.busy,
+            squares=self.squares + other.squares,
             active=self.active + other.active,
             children=self.children + other.children,
             queue=self.queue + other.queue,
