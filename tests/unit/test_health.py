@@ -471,7 +471,8 @@ def later(**changes: Any) -> Reading:
         (later(psi={"cpu": 31.0, "memory": None, "io": 0.0}), "stall"),
         (later(psi={"cpu": None, "memory": 30.0, "io": 31.0}), "stall"),
         (later(psi={"cpu": 30.0, "memory": None, "io": 0.0}), None),
-        (later(psi={"cpu": 90.0, "memory": None, "io": 0.0}, seconds=1.9), None),
+        (later(psi={"cpu": 90.0, "memory": None, "io": 0.0}, seconds=1.0), "stall"),
+        (later(psi={"cpu": 90.0, "memory": None, "io": 0.0}, seconds=0.9), None),
     ],
 )
 def test_what_is_worth_a_report(now: Reading, why: str | None) -> None:
@@ -482,6 +483,12 @@ def test_errors_that_fall_wait_for_two_seconds() -> None:
     failing = later(errors=15)
     assert reading.why_now(failing, later(seconds=1.0), 5.0) is None
     assert reading.why_now(failing, later(seconds=2.0), 5.0) == "errors"
+
+
+def test_a_pressure_that_falls_waits_for_two_seconds() -> None:
+    pressed = later(psi={"cpu": 90.0, "memory": None, "io": 0.0})
+    assert reading.why_now(pressed, later(seconds=1.9), 5.0) is None
+    assert reading.why_now(pressed, later(seconds=2.0), 5.0) == "stall"
 
 
 def test_the_first_reading_is_reported_and_the_end_of_a_crisis_too() -> None:

@@ -15,6 +15,7 @@ TIME_RATIO = 1.5
 LOAD_STEP = 0.2
 QUEUE_STEP = 0.5
 STALL_STEP = 30.0
+STALL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def why_now(last: Reading | None, now: Reading, heartbeat: float) -> str | None:
     the beacon's next second (the sensors have their own hysteresis). The other values change by
     themselves all the time: they must differ much from the last *reported* ones, over at least 2 s
     and 10 requests; errors that rise do not wait for the 2 s, since a server that fails fast
-    attracts requests. Else there is the heartbeat.
+    attracts requests, nor does a pressure that rises, since it is not made of chances. Else there
+    is the heartbeat.
     """
     if last is None:
         return "first"
@@ -85,6 +87,8 @@ def why_now(last: Reading | None, now: Reading, heartbeat: float) -> str | None:
         return "heartbeat"
     if now.sums.requests >= SAMPLE and _error_rise(last, now) >= ERROR_STEP:
         return "errors"
+    if now.stall - last.stall >= STALL_STEP and now.sums.seconds >= STALL_SECONDS:
+        return "stall"
     if now.sums.seconds < CONTINUOUS_SECONDS:
         return None
     if now.sums.requests >= SAMPLE:
@@ -96,7 +100,7 @@ def why_now(last: Reading | None, now: Reading, heartbeat: float) -> str | None:
         return "load"
     if abs(now.queue - last.queue) / now.children >= QUEUE_STEP:
         return "queue"
-    if abs(now.stall - last.stall) >= STALL_STEP:
+    if last.stall - now.stall >= STALL_STEP:
         return "stall"
     return None
 

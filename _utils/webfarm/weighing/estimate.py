@@ -8,7 +8,7 @@ from webfarm.weighing.state import Load, Server, Sums
 
 MICRO = 1_000_000
 WORK_SECONDS = 30  # for so long a server that does little is asked for enough of it
-MOST_STALLED = 0.99
+MOST_STALLED = 0.95
 SURPRISE = 8.0  # how many times slower than before a server is at most thought to be at once
 SIGMAS = 2.0  # how sure one must be of a share of errors: two standard errors
 
@@ -55,7 +55,7 @@ def settle(law: Law, server: Server, now: float) -> Server:
         fresh=Sums(),
         heard=at,
         queue=_moved(law, server, server.queue, min(1.0, fresh.queue / (fresh.children or 1))),
-        stall=_moved(law, server, server.stall, min(1.0, fresh.stall / share)),
+        stall=_stalled(law, server, min(1.0, fresh.stall / share)),
         requests=server.requests * keep + fresh.requests,
         errors=server.errors * keep + fresh.errors,
         critical=fresh.critical,
@@ -115,8 +115,7 @@ def _spread(work: Sums) -> float:
 def penalty(law: Law, server: Server) -> float:
     """The part of its speed that is left when errors, queue and stalls are taken off, 0 to 1."""
     e = errors(law, server)
-    stall = min(server.stall, MOST_STALLED)
-    return (1 - e) / ((1 + e + server.queue) * (1 + law.psi_weight * stall / (1 - stall)))
+    return (1 - e) / ((1 + e + server.queue) * (1 + law.psi_weight * _odds(server.stall)))
 
 
 def errors(law: Law, server: Server) -> float:
@@ -147,11 +146,26 @@ def proven(errors: float, requests: float) -> float:
     return max(0.0, (share + square / 2 - spread) / (1 + square))
 
 
-def _moved(law: Law, server: Server, old: float, new: float) -> float:
-    """An estimate of something bad, moved towards what was seen."""
+def _odds(stall: float) -> float:
+    """By how much work takes longer: where the time is p part waiting, p / (1 - p) times."""
+    stall = min(stall, MOST_STALLED)
+    return stall / (1 - stall)
+
+
+def _stalled(law: Law, server: Server, new: float) -> float:
+    """Its stall, averaged as times are.
+
+    It is measured over all of a report's time and not by some requests, so it is believed sooner.
+    """
+    odds = _moved(law, server, _odds(server.stall), _odds(new), law.half_life_down / 3)
+    return odds / (1 + odds)
+
+
+def _moved(law: Law, server: Server, old: float, new: float, worse: float = 0.0) -> float:
+    """An estimate of something bad, moved towards what was seen; ``worse``: another half-life."""
     if server.heard is None or server.at is None:
         return new
-    half_life = law.half_life_down if new > old else law.half_life_up
+    half_life = (worse or law.half_life_down) if new > old else law.half_life_up
     return new + _keep(half_life, _between(server.heard, server.at)) * (old - new)
 
 
