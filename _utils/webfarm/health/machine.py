@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RESOURCES = ("cpu", "memory", "io")
-PRESSURE_SECONDS = 1.0
+PRESSURE_SECONDS = 0.5
 LEAST_WANTED = 0.01  # seconds of CPU: less says nothing
 DISK_SECONDS = 1.0
 CGROUP = Path("/sys/fs/cgroup")
@@ -99,7 +99,7 @@ def _percent(part: float, whole: float) -> float:
 
 
 class Pressure:
-    """Reads PSI (Linux, Documentation/accounting/psi.rst) each second.
+    """Reads PSI (Linux, Documentation/accounting/psi.rst) twice a second.
 
     The machine's own control group comes first. In a container, that is, where systemd has written
     the file ``container``, ``/proc/pressure`` speaks of the whole host and is not read. Where there

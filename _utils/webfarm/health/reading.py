@@ -14,7 +14,7 @@ ERROR_STEP = 0.1
 TIME_RATIO = 1.5
 LOAD_STEP = 0.2
 QUEUE_STEP = 0.5
-STALL_STEP = 30.0
+MOST_STALLED = 0.95
 STALL_SECONDS = 1.0
 
 
@@ -58,9 +58,11 @@ class Reading:
         return max(busy, (self.sums.active or 0.0) / self.children)
 
     @property
-    def stall(self) -> float:
-        """The greatest pressure, 0 to 100."""
-        return max((share for share in self.psi.values() if share is not None), default=0.0)
+    def slowed(self) -> float:
+        """How many times longer work takes by the greatest pressure p: 1 + p / 2(1 - p)."""
+        most = max((share for share in self.psi.values() if share is not None), default=0.0)
+        stall = min(most / 100, MOST_STALLED)
+        return 1 + stall / (1 - stall) / 2
 
 
 def why_now(last: Reading | None, now: Reading, heartbeat: float) -> str | None:
@@ -87,7 +89,8 @@ def why_now(last: Reading | None, now: Reading, heartbeat: float) -> str | None:
         return "heartbeat"
     if now.sums.requests >= SAMPLE and _error_rise(last, now) >= ERROR_STEP:
         return "errors"
-    if now.stall - last.stall >= STALL_STEP and now.sums.seconds >= STALL_SECONDS:
+    stalled = now.slowed / last.slowed
+    if stalled >= TIME_RATIO and now.sums.seconds >= STALL_SECONDS:
         return "stall"
     if now.sums.seconds < CONTINUOUS_SECONDS:
         return None
@@ -100,7 +103,7 @@ def why_now(last: Reading | None, now: Reading, heartbeat: float) -> str | None:
         return "load"
     if abs(now.queue - last.queue) / now.children >= QUEUE_STEP:
         return "queue"
-    if last.stall - now.stall >= STALL_STEP:
+    if stalled <= 1 / TIME_RATIO:
         return "stall"
     return None
 

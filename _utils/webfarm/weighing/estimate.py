@@ -9,6 +9,7 @@ from webfarm.weighing.state import Load, Server, Sums
 MICRO = 1_000_000
 WORK_SECONDS = 30  # for so long a server that does little is asked for enough of it
 MOST_STALLED = 0.95
+SOONER = 3.0  # how many times sooner a stall is believed than what is made of chances
 SURPRISE = 8.0  # how many times slower than before a server is at most thought to be at once
 SIGMAS = 2.0  # how sure one must be of a share of errors: two standard errors
 
@@ -157,16 +158,16 @@ def _stalled(law: Law, server: Server, new: float) -> float:
 
     It is measured over all of a report's time and not by some requests, so it is believed sooner.
     """
-    odds = _moved(law, server, _odds(server.stall), _odds(new), law.half_life_down / 3)
+    odds = _moved(law, server, _odds(server.stall), _odds(new), SOONER)
     return odds / (1 + odds)
 
 
-def _moved(law: Law, server: Server, old: float, new: float, worse: float = 0.0) -> float:
-    """An estimate of something bad, moved towards what was seen; ``worse``: another half-life."""
+def _moved(law: Law, server: Server, old: float, new: float, sooner: float = 1.0) -> float:
+    """An estimate of something bad, moved towards what was seen, so many times sooner."""
     if server.heard is None or server.at is None:
         return new
-    half_life = (worse or law.half_life_down) if new > old else law.half_life_up
-    return new + _keep(half_life, _between(server.heard, server.at)) * (old - new)
+    half_life = law.half_life_down if new > old else law.half_life_up
+    return new + _keep(half_life / sooner, _between(server.heard, server.at)) * (old - new)
 
 
 def _keep(half_life: float, seconds: float) -> float:
