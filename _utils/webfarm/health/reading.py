@@ -59,10 +59,10 @@ class Reading:
 
     @property
     def slowed(self) -> float:
-        """How many times longer work takes by the greatest pressure p: 1 + p / 2(1 - p)."""
+        """How many times longer work takes by the greatest pressure p: 1 + p / 3(1 - p)."""
         most = max((share for share in self.psi.values() if share is not None), default=0.0)
         stall = min(most / 100, MOST_STALLED)
-        return 1 + stall / (1 - stall) / 2
+        return 1 + stall / (1 - stall) / 3
 
 
 def why_now(last: Reading | None, now: Reading, heartbeat: float) -> str | None:

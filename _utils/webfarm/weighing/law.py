@@ -79,7 +79,7 @@ class Law(Model):
     home: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     min_load: Share = 0.05
     min_requests: Annotated[int, Field(ge=1, le=100_000)] = 10
-    psi_weight: Annotated[float, Field(ge=0, le=10)] = 0.5
+    psi_weight: Annotated[float, Field(ge=0, le=10)] = 1 / 3
     error_rate: Annotated[float, Field(gt=0, le=1)] = 0.2
     error_factor: Annotated[float, Field(ge=1, le=1000)] = 3.0
     eject_share: Annotated[float, Field(ge=0, le=0.5)] = 0.2
