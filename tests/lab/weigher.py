@@ -218,10 +218,25 @@ def looping(lab: Lab) -> Iterator[None]:
     restart = "systemctl restart salt-master"
     lab.sh("master", f"echo '{engines}' > {configuration}; {restart}")
     try:
-        until(lambda: lab.run("rebalance.status", check=False)["result"], "the engine decides")
+        # the master's restart brings every minion's start with it, and that work is not the loop's
+        until(lambda: _settled(lab), "the engine decides and every balancer has answered", 300)
         yield
     finally:
         lab.sh("master", f"rm {configuration}; {restart}")
+
+
+def _settled(lab: Lab) -> bool:
+    """Whether every balancer answers before the next tick, for some seconds."""
+    for _ in range(4):
+        status = lab.run("rebalance.status", check=False)
+        if not (status["result"] and status["farms"]):
+            return False
+        for farm in status["farms"]:
+            said = farm["balancers"].values()
+            if not said or any((one["owes_since"] or farm["at"]) < farm["at"] for one in said):
+                return False
+        time.sleep(2)
+    return True
 
 
 @contextmanager

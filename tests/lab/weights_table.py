@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import statistics
 import sys
 import time
@@ -16,7 +17,7 @@ from shop import Shop
 from weigher import Farm, Watch, Weigher, drained, in_service, is_base, looping, lowered, weighed
 
 FARM = "farm1"
-BURN_SECONDS = 25.0
+BURN_SECONDS = 16.0
 
 
 @dataclass
@@ -45,7 +46,7 @@ def burn(weigher: Weigher, chance: random.Random, tries: int, cut: float) -> lis
     """Down, and back to the base after the end."""
     down = Row("burn", "a server's CPU is taken away: less weight on every balancer")
     up = Row("burn", "given back: the base weight again on every balancer")
-    for number in range(tries):
+    for number in range((tries + 1) // 2):
         server = weigher.servers[number % len(weigher.servers)]
         weigher.at_base()
         time.sleep(chance.uniform(0, 4))
@@ -59,10 +60,10 @@ def php(weigher: Weigher, chance: random.Random, tries: int, cut: float) -> list
     """SIGKILL for php-fpm."""
     row = Row("php", "php-fpm killed: drained on every balancer", lost=0)
     back = Row("php", "in service again on every balancer, after the kill")
+    weigher.at_base()
     for number in range(tries):
         server = weigher.servers[number % len(weigher.servers)]
-        weigher.at_base()
-        time.sleep(chance.uniform(0, 1))
+        time.sleep(chance.uniform(2, 6))
         since = weigher.kill_php(server)
         took = weigher.when(drained(server), since, f"{server} is drained")
         row.seconds.append(took)
@@ -169,6 +170,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="the rows as data on stdout")
     options = parser.parse_args(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # all is mended also then
     names = options.row.split(",")
     if unknown := set(names) - set(STEPS):
         parser.error(f"no row {', '.join(sorted(unknown))}; there are: {', '.join(STEPS)}")
