@@ -46,7 +46,7 @@ def burn(weigher: Weigher, chance: random.Random, tries: int, cut: float) -> lis
     """Down, and back to the base after the end."""
     down = Row("burn", "a server's CPU is taken away: less weight on every balancer")
     up = Row("burn", "given back: the base weight again on every balancer")
-    for number in range((tries + 1) // 2):
+    for number in range(max(1, tries // 3)):
         server = weigher.servers[number % len(weigher.servers)]
         weigher.at_base()
         time.sleep(chance.uniform(0, 4))
@@ -86,7 +86,7 @@ def restart(weigher: Weigher, chance: random.Random, tries: int, cut: float) -> 
     with weigher.without_php(server) as since:
         weigher.when(drained(server), since, f"{server} is drained")
         time.sleep(5)
-        for number in range(tries):
+        for number in range(max(1, tries // 2)):
             balancer = weigher.shop.balancers[number % len(weigher.shop.balancers)]
             time.sleep(chance.uniform(0, 4))
             [watch] = [watch for watch in weigher.watches if watch.balancer == balancer]
@@ -125,7 +125,7 @@ def _gone(watch: Watch, since: float) -> float:
 def cut(weigher: Weigher, chance: random.Random, tries: int, cut: float) -> list[Row]:
     """A balancer without network while a server dies: when it is back, does it know?"""
     row = Row("cut", f"a balancer cut off for {cut:.0f} s: the vector on it after its return")
-    for number in range(max(1, tries // 4)):
+    for number in range(max(1, tries // 5)):
         server = weigher.servers[number % len(weigher.servers)]
         weigher.at_base()
         away, here = weigher.shop.balancers[-1], weigher.shop.balancers[:-1]
