@@ -32,10 +32,9 @@ def shop(lab: Lab) -> Iterator[Shop]:
 
 @pytest.fixture
 def weigher(lab: Lab, shop: Shop) -> Iterator[Weigher]:
-    """A farm at its base weights, watched on both balancers."""
+    """A farm whose servers are in service, watched on both balancers."""
     shop.healthy()
     with weighed(lab, shop, FARM) as found:
-        found.at_base()
         yield found
 
 
@@ -65,20 +64,21 @@ def explained(shop: Shop, server: str) -> str:
 def test_a_rollout_and_the_loop_do_not_undo_each_other(shop: Shop, weigher: Weigher) -> None:
     """A server burns all the while: it gets less everywhere, and all of it afterwards."""
     server, release = weigher.servers[1], shop.following()
-    with shop.traffic(rate=80), weigher.burning(server, 45) as since:
-        weigher.when(lowered(server), since, f"{server} has less than {BASE}")
-        until(lambda: weigher.status()["servers"][server]["weight"] < BASE, "status says so")
-        with shop.phase("both"):
-            ended = Runner(shop.lab, "upgrade.site", shop.site, f"release={release}").wait(400)
-        assert ended.ok, ended
-        shop.answers(200)
+    with shop.traffic(rate=80):
+        weigher.at_base()
+        with weigher.burning(server, 45) as since:
+            weigher.when(lowered(server), since, f"{server} has less than {BASE}")
+            until(lambda: weigher.status()["servers"][server]["weight"] < BASE, "status says so")
+            with shop.phase("both"):
+                ended = Runner(shop.lab, "upgrade.site", shop.site, f"release={release}").wait(400)
+            assert ended.ok, ended
+        weigher.at_base()
     data = shop.judge()
     found = {promise: one["breaches"] for promise, one in data["promises"].items()}
     assert found == CLEAN, told(data)
     assert set(shop.releases().values()) == {release}
     assert not shop.quarantine()
     shop.healthy()
-    weigher.at_base()
     assert weigher.status()["left_alone"] == ""
     changes = shop.lab.run("rebalance.explain", server)["changes"]
     assert min(change["to"] for change in changes) < BASE, changes

@@ -221,19 +221,23 @@ def looping(lab: Lab) -> Iterator[None]:
         # the master's restart brings every minion's start with it, and that work is not the loop's
         until(lambda: _settled(lab), "the engine decides and every balancer has answered", 300)
         yield
+        # without the loop nobody would lift what it has drained
+        until(lambda: _settled(lab), "no server is drained", 300)
     finally:
         lab.sh("master", f"rm {configuration}; {restart}")
 
 
 def _settled(lab: Lab) -> bool:
-    """Whether every balancer answers before the next tick, for some seconds."""
-    for _ in range(4):
+    """Whether for some seconds nothing is drained, and every balancer answers before a tick."""
+    for _ in range(3):
         status = lab.run("rebalance.status", check=False)
         if not (status["result"] and status["farms"]):
             return False
         for farm in status["farms"]:
             said = farm["balancers"].values()
             if not said or any((one["owes_since"] or farm["at"]) < farm["at"] for one in said):
+                return False
+            if any(server["drained"] for server in farm["servers"].values()):
                 return False
         time.sleep(2)
     return True

@@ -125,7 +125,7 @@ def _gone(watch: Watch, since: float) -> float:
 def cut(weigher: Weigher, chance: random.Random, tries: int, cut: float) -> list[Row]:
     """A balancer without network while a server dies: when it is back, does it know?"""
     row = Row("cut", f"a balancer cut off for {cut:.0f} s: the vector on it after its return")
-    for number in range(max(1, tries // 5)):
+    for number in range(max(1, tries // 8)):
         server = weigher.servers[number % len(weigher.servers)]
         weigher.at_base()
         away, here = weigher.shop.balancers[-1], weigher.shop.balancers[:-1]
