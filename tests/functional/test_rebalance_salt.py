@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import salt.utils.event
-from collector import Collector, collecting
 from conftest import EXAMPLE
 from loopback import wait_for
 from salt_world import BIN, ROOT, SaltWorld, salt_world
@@ -112,24 +111,12 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def collector() -> Iterator[tuple[Collector, str]]:
-    with collecting() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def cluster(collector: tuple[Collector, str]) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     pillar = json.loads(json.dumps(EXAMPLE))
     del pillar["sites"]["site1"]["balancers"]["site1-lb2"]
     reactor = [{"webfarm/weights/*": [str(ROOT / "reactor/weights.sls")]}]
     engines = [{"webfarm_rebalance": {"reload_seconds": 5}}]
-    metrics = {
-        "enabled": True,
-        "exporter": "otlp-http",
-        "endpoint": collector[1],
-        "export_interval_seconds": 1,
-    }
-    with salt_world(pillar, reactor=reactor, engines=engines, metrics=metrics) as world:
+    with salt_world(pillar, reactor=reactor, engines=engines) as world:
         modules = world.home / "modules"
         modules.mkdir()
         text = STUB.format(applied=str(world.home / "applied"))
@@ -230,26 +217,6 @@ def test_forged_vectors_and_answers_change_nothing(cluster: Cluster) -> None:
         lambda: SERVER in cluster.applied()["drained"], "it is drained", critical=["nginx"]
     )
     assert cluster.applied()["weights"][NEIGHBOUR] == 100
-
-
-def test_decisions_and_refusals_are_metrics(
-    cluster: Cluster, collector: tuple[Collector, str]
-) -> None:
-    """Through Salt's own helpers, as a collector gets them."""
-    cluster.speak(lambda: not cluster.applied()["drained"], "all is calm")
-    found = collector[0].values
-    cluster.fire(f"salt/beacon/{SERVER}/webfarm_health/", cluster.sealed(requests=-1))
-    cluster.speak(
-        lambda: (
-            found.get("webfarm.rebalance.reports", {}).get((("result", "accepted"),), 0) > 3
-            and found["webfarm.rebalance.reports"].get((("result", "fields"),), 0) > 0
-        ),
-        f"reports are counted: {found}",
-    )
-    assert found["webfarm.rebalance.decisions"][()] >= 1
-    assert found["webfarm.rebalance.vectors"][()] >= found["webfarm.rebalance.decisions"][()]
-    assert found["webfarm.rebalance.late"][()] >= 1
-    assert collector[0].units["webfarm.rebalance.late"] == "ms"
 
 
 def test_the_runner_freezes_and_reconciles_while_the_engine_runs(cluster: Cluster) -> None:
