@@ -92,6 +92,24 @@ def test_a_server_whose_work_waits_for_a_cpu_gets_less_though_its_pages_mostly_s
     assert it.ticks(10).weights["ws1"] < 60
 
 
+@pytest.mark.parametrize("minutes", [1, 10, 120])
+def test_a_hang_is_forgotten_as_soon_however_long_it_was(minutes: int) -> None:
+    """php-fpm's children are all at work and nothing ends; its status page answers."""
+    it = loop()
+    it.ticks(5)
+    state, now = it.state, it.now
+    for tick in range(minutes * 15 + 45):
+        now += LAW.tick
+        for name, said in it.loads().items():
+            if name == "ws1" and tick < minutes * 15:
+                said = Load(seconds=LAW.tick, active=20.0, children=20)
+            state = hear(state, now, **{name: said})
+        decision, state = decide(LAW, it.base, state, now)
+        if tick == minutes * 15 - 1:
+            assert decision.weights["ws1"] == 10
+    assert decision.weights == it.base
+
+
 def test_a_frozen_weight_near_the_base_does_not_go_there() -> None:
     it = loop(2)
     it.ticks(5)

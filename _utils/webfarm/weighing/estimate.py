@@ -11,6 +11,8 @@ WORK_SECONDS = 30  # for so long a server that does little is asked for enough o
 MOST_STALLED = 0.95
 SOONER = 3.0  # how many times sooner a stall is believed than what is made of chances
 SURPRISE = 8.0  # how many times slower than before a server is at most thought to be at once
+DEEPEST = 64.0  # how many times slower than it is now a server was at most thought to be
+SLOWEST = 1e-6  # requests/s
 SIGMAS = 2.0  # how sure one must be of a share of errors: two standard errors
 
 
@@ -65,16 +67,21 @@ def settle(law: Law, server: Server, now: float) -> Server:
     speed, sure = measured(law, work)
     if speed is None:
         return replace(server, work=work if work.micros < WORK_SECONDS * MICRO else Sums())
-    if server.speed and server.sped is not None:
+    if server.speed is not None and server.sped is not None:
         half_life = law.half_life_down if speed < server.speed else law.half_life_up
         gain = sure * (1 - _keep(half_life, _between(server.sped, at)))
-        speed = _between_speeds(server.speed, max(speed, server.speed / SURPRISE), gain)
+        speed = _between_speeds(server.speed, speed, gain)
     return replace(server, work=Sums(), speed=speed, sped=at)
 
 
 def _between_speeds(old: float, new: float, gain: float) -> float:
-    """Averages times, not speeds: a period without a slow page looks ten times as fast."""
-    return 1 / (1 / old + gain * (1 / new - 1 / old)) if new else old
+    """Averages times, not speeds: a period without a slow page looks ten times as fast.
+
+    Each is bounded by the other: a time without end, as of a hang, is not remembered for ever.
+    """
+    seen = max(new, old / SURPRISE, SLOWEST)
+    old = max(old, new / DEEPEST, SLOWEST)
+    return 1 / (1 / old + gain * (1 / seen - 1 / old))
 
 
 def measured(law: Law, work: Sums) -> tuple[float | None, float]:
