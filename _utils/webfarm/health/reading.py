@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from webfarm.health.period import Sums
+from webfarm.weighing.estimate import odds
 
 VERSION = 1
 LEAST_SECONDS = 0.5
@@ -14,7 +15,6 @@ ERROR_STEP = 0.1
 TIME_RATIO = 1.5
 LOAD_STEP = 0.2
 QUEUE_STEP = 0.5
-MOST_STALLED = 0.95
 STALL_SECONDS = 1.0
 
 
@@ -61,8 +61,7 @@ class Reading:
     def slowed(self) -> float:
         """How many times longer work takes by the greatest pressure p: 1 + p / 3(1 - p)."""
         most = max((share for share in self.psi.values() if share is not None), default=0.0)
-        stall = min(most / 100, MOST_STALLED)
-        return 1 + stall / (1 - stall) / 3
+        return 1 + odds(most / 100) / 3
 
 
 def why_now(last: Reading | None, now: Reading, heartbeat: float) -> str | None:

@@ -167,22 +167,19 @@ class Controller:
         self.farms[site, farm].answer(balancer, said, now)
         self.counts["answers"] += 1
         away, self.heard[balancer] = balancer in self._silent(now), now
-        return self._balancer_back(balancer, now) if away else []
+        return self._tell(balancer, now, lambda loop: loop.back(balancer)) if away else []
 
     def _balancer_started(self, balancer: str, now: float) -> list[Event]:
         if 0 <= now - self.started_again.get(balancer, -AGAIN_SECONDS) < AGAIN_SECONDS:
             return []
         self.started_again[balancer] = now
-        events = []
-        for (site, _), loop in self.farms.items():
-            if site == self.site_of[balancer] and loop.vector is not None:
-                events += self._sent(loop, (balancer,), now)
-        return events
+        return self._tell(balancer, now, lambda loop: loop.vector is not None)
 
-    def _balancer_back(self, balancer: str, now: float) -> list[Event]:
+    def _tell(self, balancer: str, now: float, wanted: Callable[[FarmLoop], bool]) -> list[Event]:
+        """The vectors of those farms of its site, at once."""
         events = []
         for (site, _), loop in self.farms.items():
-            if site == self.site_of[balancer] and loop.back(balancer):
+            if site == self.site_of[balancer] and wanted(loop):
                 events += self._sent(loop, (balancer,), now)
         return events
 

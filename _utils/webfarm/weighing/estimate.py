@@ -123,7 +123,7 @@ def _spread(work: Sums) -> float:
 def penalty(law: Law, server: Server) -> float:
     """The part of its speed that is left when errors, queue and stalls are taken off, 0 to 1."""
     e = errors(law, server)
-    return (1 - e) / ((1 + e + server.queue) * (1 + law.psi_weight * _odds(server.stall)))
+    return (1 - e) / ((1 + e + server.queue) * (1 + law.psi_weight * odds(server.stall)))
 
 
 def errors(law: Law, server: Server) -> float:
@@ -154,7 +154,7 @@ def proven(errors: float, requests: float) -> float:
     return max(0.0, (share + square / 2 - spread) / (1 + square))
 
 
-def _odds(stall: float) -> float:
+def odds(stall: float) -> float:
     """By how much work takes longer: where the time is p part waiting, p / (1 - p) times."""
     stall = min(stall, MOST_STALLED)
     return stall / (1 - stall)
@@ -165,8 +165,8 @@ def _stalled(law: Law, server: Server, new: float) -> float:
 
     It is measured over all of a report's time and not by some requests, so it is believed sooner.
     """
-    odds = _moved(law, server, _odds(server.stall), _odds(new), SOONER)
-    return odds / (1 + odds)
+    longer = _moved(law, server, odds(server.stall), odds(new), SOONER)
+    return longer / (1 + longer)
 
 
 def _moved(law: Law, server: Server, old: float, new: float, sooner: float = 1.0) -> float:
