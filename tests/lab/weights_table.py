@@ -164,7 +164,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser("lab/weights", description=__doc__)
     parser.add_argument("--row", default=",".join(STEPS), metavar="NAME,…", help=", ".join(STEPS))
-    parser.add_argument("--tries", type=int, default=20)
+    often = "of php; a restart is tried half, a burn a third, a cut an eighth as often"
+    parser.add_argument("--tries", type=int, default=20, help=often)
     parser.add_argument("--seconds", type=float, default=60, help="how long a balancer is cut off")
     parser.add_argument("--site", default="site1")
     parser.add_argument("--seed", type=int, default=1)
