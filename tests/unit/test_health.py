@@ -344,6 +344,21 @@ def test_pressure_is_that_of_the_time_since_it_was_taken(kernel: Kernel) -> None
     assert kernel.look(1)["cpu"] == 0.0
 
 
+def test_a_stall_that_has_just_begun_is_not_hidden_by_the_calm_before_it(kernel: Kernel) -> None:
+    kernel.some(kernel.host / "cpu", 0)
+    kernel.look()
+    kernel.pressure.take()
+    for _ in range(6):
+        assert kernel.look(0.5)["cpu"] == 0.0
+    kernel.some(kernel.host / "cpu", 0.45)
+    assert kernel.look(0.5)["cpu"] == 45.0  # of the last second; of the period it is 13
+    kernel.some(kernel.host / "cpu", 0.9)
+    assert kernel.look(0.5)["cpu"] == 90.0
+    for _ in range(2):
+        kernel.look(0.5)
+    assert kernel.pressure.take()["cpu"] == 18.0  # it is over: 0.9 of 5 seconds
+
+
 def test_a_container_without_pressure_tells_how_long_phps_children_wait_for_a_cpu(
     kernel: Kernel,
 ) -> None:

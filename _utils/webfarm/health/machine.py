@@ -3,12 +3,15 @@
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 RESOURCES = ("cpu", "memory", "io")
 PRESSURE_SECONDS = 0.5
+LATELY_LOOKS = 2
+LATELY_SECONDS = 1.5  # a look that came late does not tell of the last second
 LEAST_WANTED = 0.01  # seconds of CPU: less says nothing
 DISK_SECONDS = 1.0
 CGROUP = Path("/sys/fs/cgroup")
@@ -98,6 +101,10 @@ def _percent(part: float, whole: float) -> float:
     return round(min(max(100 * part / whole, 0.0), 100.0), 2)
 
 
+def _greater(one: float | None, other: float | None) -> float | None:
+    return max((share for share in (one, other) if share is not None), default=None)
+
+
 class Pressure:
     """Reads PSI (Linux, Documentation/accounting/psi.rst) twice a second.
 
@@ -118,7 +125,9 @@ class Pressure:
         self._places = [{name: cgroup / f"{name}.pressure" for name in RESOURCES}]
         if not container.exists():
             self._places.append({name: proc / name for name in RESOURCES})
-        self._newest = self._begin = Stalls(0.0, {})
+        self._begin = Stalls(0.0, {})
+        self._moments = self._begin, self._begin  # the newest, and the one of a second before it
+        self._seen: deque[Stalls] = deque(maxlen=LATELY_LOOKS)
         self._last: Psi = dict.fromkeys(RESOURCES)
 
     def look(self) -> float:
@@ -126,21 +135,31 @@ class Pressure:
         totals = {name: self._of(name) for name in RESOURCES}
         at = time.monotonic()
         if totals["cpu"] is None and self._delay.look():
-            self._newest = Stalls(at, totals, self._delay.ran, self._delay.waited)
+            newest = Stalls(at, totals, self._delay.ran, self._delay.waited)
         else:
-            self._newest = Stalls(at, totals)
+            newest = Stalls(at, totals)
+        lately = self._seen[0] if self._seen else newest
+        self._seen.append(newest)
+        self._moments = newest, lately
         return PRESSURE_SECONDS
 
     def peek(self) -> Psi:
-        """Percent of the time since the last :meth:`take`; of the time before it until a look."""
-        newest = self._newest
-        return newest.since(self._begin) if newest.at > self._begin.at else self._last
+        """Percent of the time since the last :meth:`take`, or of the last second if that is more.
+
+        A stall that has just begun must not be hidden by the calm before it.
+        """
+        newest, lately = self._moments
+        if newest.at <= self._begin.at:
+            return self._last
+        psi = newest.since(self._begin)
+        if newest.at - lately.at > LATELY_SECONDS:
+            return psi
+        now = newest.since(lately)
+        return {name: _greater(psi[name], now[name]) for name in RESOURCES}
 
     def take(self) -> Psi:
         """The same, and a new period begins."""
-        newest = self._newest
-        self._last = newest.since(self._begin) if newest.at > self._begin.at else self._last
-        self._begin = newest
+        self._last, self._begin = self.peek(), self._moments[0]
         return self._last
 
     def _of(self, resource: str) -> float | None:
