@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import psutil
 from loopback import NET, SHARED_PORTS, free_port, listens, wait_for
 from webfarm import topology
 
@@ -43,6 +44,12 @@ class Answer:
         return dict(json.loads(self.body))
 
 
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
 class Daemon:
     """A process that is started, and stopped with all that it started."""
 
@@ -64,9 +71,13 @@ class Daemon:
         os.killpg(self.process.pid, number)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
+        """Its children too: until the last has gone, a socket of theirs still takes connections."""
         if self.process is None:
             return
         self.disturbed = True
+        children: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.process.pid).children(recursive=True)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
             os.killpg(self.process.pid, signal.SIGCONT)
@@ -76,6 +87,7 @@ class Daemon:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(10)
         self.process = None
+        wait_for(lambda: not any(map(_lives, children)), f"{self.command[0]}'s children are gone")
 
 
 @dataclass
