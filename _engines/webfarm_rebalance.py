@@ -1,8 +1,9 @@
 """Let the weights of the farms' servers follow their health.
 
 The loop of :py:mod:`webfarm.rebalance`: it hears the beacon ``webfarm_health`` of each web server,
-decides on each farm every few seconds, and fires ``webfarm/weights/SITE/FARM``, which the reactor
-``weights.sls`` hands to the site's balancers.
+decides on each farm every few seconds, and fires ``webfarm/weights/SITE/FARM``, or
+``webfarm/weights/SITE`` for several farms, which the reactor ``weights.sls`` hands to the site's
+balancers.
 
 :configuration: In the configuration of one master, the one that the minions of the balancers obey:
 

@@ -139,27 +139,47 @@ def set_state(backend, server, state):
     return _weights.set_state(_balancer(), backend, server, state)
 
 
-def apply_weights(envelope):
+def apply_weights(envelopes):
     """
-    Take over what the weights' loop has decided for one farm; the reactor calls it, nobody by hand.
+    Take over what the weights' loop has decided; the reactor calls it, nobody by hand.
 
-    Returns site, farm, the epoch that is here now, changed, farm_state, applied (server -> weight
-    and state as HAProxy has them), left_alone (servers that a hand or a rollout holds, and why),
-    kept_ready (servers that are not drained although they should be, and why), refused (when a
-    newer vector is here), left (when the farm is not open, so that the vector waits) and proof.
+    Returns for each farm: site, farm, the epoch that is here now, changed, farm_state, applied
+    (server -> weight and state as HAProxy has them), left_alone (servers that a hand or a rollout
+    holds, and why), kept_ready (servers that are not drained although they should be, and why),
+    refused (when a newer vector is here, or HAProxy could not take this one), left (when the farm
+    is not open, so that the vector waits) and proof. What the master did not sign for now and here
+    is an error.
 
-    envelope
-        The vector as text with the master's signature: ``{"body": …, "signature": …}``
+    envelopes
+        Of each farm the vector as text with the master's signature: ``{"body": …, "signature": …}``
     """
+    if not isinstance(envelopes, list) or not envelopes:
+        raise WebfarmError("envelopes: expected a list of vectors; nothing was changed")
     site = (__grains__.get("webfarm") or {}).get("site")
     if not site:
         raise WebfarmError(
             "this minion is no site balancer by its grains `webfarm:site`; nothing was changed. "
             "Apply its highstate"
         )
+    done, errors = [], []
+    for envelope in envelopes:
+        try:
+            done.append(_applied(envelope, site))
+        except WebfarmError as error:
+            errors.append(str(error))
+    if not done:
+        raise WebfarmError("; ".join(errors))
+    return done + [{"error": error} for error in errors]
+
+
+def _applied(envelope, site):
     keys = Path(__opts__["pki_dir"])
     body = _signed.open_(envelope, keys / "minion_master.pub", _signed.VECTOR, _vector.MAX_BYTES)
-    result = _weights.apply(_balancer(), site, _vector.read(body, site, time.time()))
+    vector = _vector.read(body, site, time.time())
+    try:
+        result = _weights.apply(_balancer(), site, vector)
+    except WebfarmError as error:  # an answer all the same: who answers is not away
+        result = _weights.refused(site, vector.farm, 0, str(error))
     return _confirm.proven(result, __opts__["id"], keys / "minion.pem", time.time())
 
 

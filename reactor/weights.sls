@@ -1,15 +1,19 @@
 #!py
-# A vector of weights goes from the master's engine to the balancers of its site. Only relayed: whoever
+# Vectors of weights go from the master's engine to the balancers of their site. Only relayed: whoever
 # fired the event, a balancer believes nothing but the master's signature in it.
 import re
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-MOST = 262_144  # characters: what no balancer would take is not sent
+MOST = 512  # farms
+LONGEST = 262_144  # characters: what no balancer would take is not sent
 
 
 def run():
-    envelope = {key: data.get(key) for key in ("body", "signature")}
-    if not all(isinstance(text, str) and len(text) <= MOST for text in envelope.values()):
+    vectors = data.get("vectors")
+    if not isinstance(vectors, list) or not 0 < len(vectors) <= MOST:
+        return {}
+    envelopes = [envelope(vector) for vector in vectors]
+    if None in envelopes or sum(len(t) for e in envelopes for t in e.values()) > LONGEST:
         return {}
     site = tag.split("/")[2]
     balancers = data.get("balancers")
@@ -24,9 +28,14 @@ def run():
         return {}
     return {
         "weights": {
-            "local.haproxy_runtime.apply_weights": [*target, {"args": [{"envelope": envelope}]}]
+            "local.haproxy_runtime.apply_weights": [*target, {"args": [{"envelopes": envelopes}]}]
         }
     }
+
+
+def envelope(vector):
+    found = {key: vector.get(key) for key in ("body", "signature")} if isinstance(vector, dict) else {}
+    return found if found and all(isinstance(text, str) for text in found.values()) else None
 
 
 def is_name(value):

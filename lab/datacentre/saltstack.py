@@ -30,7 +30,7 @@ pillar_roots:
 reactor:
   - salt/minion/*/start:
     - salt://reactor/minion_start.sls
-  - webfarm/weights/*/*:
+  - webfarm/weights/*:
     - salt://reactor/weights.sls
 """
 

@@ -290,7 +290,7 @@ def test_only_what_the_master_signed_is_applied_and_the_answer_is_proven(
     module, _ = module_of(balancer, tmp_path)
     master, minion = tmp_path / "master.pem", tmp_path / "minion.pem"
     good = signed.seal(body_of(weights={1: 40}), master, signed.VECTOR)
-    done = json.loads(json.dumps(module.apply_weights(good)))
+    (done,) = json.loads(json.dumps(module.apply_weights([good])))
     site, farm, said = confirm.read(LB, done, tmp_path / "minion.pub", time.time())
     assert (site, farm, said.epoch, said.left, said.refused) == ("site1", FARM, 1, "", "")
     assert said.applied[WS1] == {"weight": 40, "state": "ready", "status": "UP"}
@@ -317,12 +317,29 @@ def test_only_what_the_master_signed_is_applied_and_the_answer_is_proven(
         7,
     ):
         with pytest.raises(WebfarmError):
+            module.apply_weights([forged])
+        with pytest.raises(WebfarmError):
             module.apply_weights(forged)
         assert (held(balancer), slots(balancer)) == before
-    assert "refused" not in module.apply_weights(good)  # a replay asserts what is there
+    for none in ([], {"0": good}):
+        with pytest.raises(WebfarmError, match="expected a list"):
+            module.apply_weights(none)
+    again, error = module.apply_weights([other, good])
+    assert "refused" not in again  # a replay asserts what is there
+    assert error.keys() == {"error"}
+    assert "not signed" in error["error"]
+    strange = signed.seal({**body_of(5), "farm": "farm9"}, master, signed.VECTOR)
+    newer = signed.seal(body_of(5, weights={1: 50}), master, signed.VECTOR)
+    answers = [
+        confirm.read(LB, one, tmp_path / "minion.pub", time.time())
+        for one in module.apply_weights([strange, newer])
+    ]
+    assert [(farm, said.epoch) for _, farm, said in answers] == [("farm9", 0), (FARM, 5)]
+    assert "there is no farm farm9" in answers[0][2].refused
+    assert answers[1][2].applied[WS1]["weight"] == 50
     module.__dict__["module"].__grains__ = {}
     with pytest.raises(WebfarmError, match="no site balancer"):
-        module.apply_weights(good)
+        module.apply_weights([good])
 
 
 # -- whose drain it is ----------------------------------------------------------------------------
@@ -674,7 +691,7 @@ home, sls = sys.argv[1:3]
 opts = dict(salt.config.DEFAULT_MASTER_OPTS) | {
     "root_dir": home, "cachedir": home, "sock_dir": home, "pki_dir": home,
     "extension_modules": home, "conf_file": home + "/master",
-    "reactor": [{"webfarm/weights/*/*": [sls]}],
+    "reactor": [{"webfarm/weights/*": [sls]}],
 }
 reactor = salt.utils.reactor.Reactor(opts)
 salt.state.Compiler.__init__(reactor, opts, salt.loader.render(opts, {}))
@@ -688,22 +705,32 @@ def test_the_reactor_relays_a_vector_to_the_sites_balancers_and_nothing_else(
     tmp_path: Path,
 ) -> None:
     tag, text = "webfarm/weights/site1/farm1", {"body": '{"a": "{{ 7 * 7 }}"}', "signature": "eA=="}
-    balancers = ["site1-lb1", "site1-lb2"]
+    balancers, one = ["site1-lb1", "site1-lb2"], {"vectors": [text]}
+    extra = {"_stamp": "now", "fun": "cmd.run", "tgt": "*"}
     relayed = [
-        (tag, {**text, "balancers": balancers, "_stamp": "now", "fun": "cmd.run", "tgt": "*"}),
-        (tag, text),
+        (tag, {"vectors": [{**text, "x": "y"}], "balancers": balancers, **extra}),
+        (tag, one),
+        ("webfarm/weights/site1", {"vectors": [text] * 40, "balancers": balancers}),
     ]
     odd = [
         (tag, {}),
-        (tag, {**text, "body": None}),
-        (tag, {**text, "body": ["x"]}),
-        (tag, {**text, "body": "x" * 1_000_000}),
-        (tag, {**text, "signature": 5}),
+        (tag, text),
         *(
-            (tag, {**text, "balancers": wild})
-            for wild in ("*", [], ["*"], ["a,b"], [7], ["a"] * 99)
+            (tag, {"vectors": wild})
+            for wild in (None, [], {}, "x", text, [None], ["x"], [text] * 9999, [text, 7])
         ),
-        *((f"webfarm/weights/{site}/farm1", text) for site in ("*", "x or *", "{{ 7 }}", "")),
+        *(
+            (tag, {"vectors": [text, {**text, **wild}]})
+            for wild in (
+                {"body": None},
+                {"body": ["x"]},
+                {"body": "x" * 1_000_000},
+                {"signature": 5},
+            )
+        ),
+        (tag, {"vectors": [{**text, "body": "x" * 100_000}] * 3}),
+        *((tag, {**one, "balancers": wild}) for wild in ("*", [], ["*"], ["a,b"], [7], ["a"] * 99)),
+        *((f"webfarm/weights/{site}/farm1", one) for site in ("*", "x or *", "{{ 7 }}", "")),
     ]
     done = subprocess.run(
         [sys.executable, "-c", REACTOR, str(tmp_path), str(ROOT / "reactor/weights.sls")],
@@ -714,10 +741,10 @@ def test_the_reactor_relays_a_vector_to_the_sites_balancers_and_nothing_else(
     )
     assert done.returncode == 0, done.stderr
     assert "Failed to render" not in done.stderr
-    by_list, by_grains, *others = json.loads(done.stdout)
+    by_list, by_grains, many, *others = json.loads(done.stdout)
     assert others == [[]] * len(odd)
-    for (chunk,) in (by_list, by_grains):
+    for (chunk,), number in ((by_list, 1), (by_grains, 1), (many, 40)):
         assert (chunk["state"], chunk["fun"]) == ("local", "haproxy_runtime.apply_weights")
-        assert chunk["args"] == [{"envelope": text}]
+        assert chunk["args"] == [{"envelopes": [text] * number}]
     assert (by_list[0]["tgt"], by_list[0]["tgt_type"]) == (",".join(balancers), "list")
     assert by_grains[0]["tgt"] == "G@webfarm:role:balancer and G@webfarm:site:site1"

@@ -32,7 +32,9 @@ from pathlib import Path
 from webfarm import signed
 from webfarm.rebalance import confirm
 __virtualname__ = "haproxy_runtime"
-def apply_weights(envelope):
+def apply_weights(envelopes):
+    return [applied(envelope) for envelope in envelopes]
+def applied(envelope):
     keys = Path(__opts__["pki_dir"])
     body = signed.open_(envelope, keys / "minion_master.pub", signed.VECTOR, 65536)
     new = Path({applied!r} + ".new")
@@ -200,7 +202,8 @@ def test_forged_vectors_and_answers_change_nothing(cluster: Cluster) -> None:
     for weight in (0, -1, 257, 1_000_000_000, "100"):
         body = {**before, "epoch": before["epoch"] + 1000, "weights": {NEIGHBOUR: weight}}
         envelope = signed.seal({**body, "at": time.time()}, key, signed.VECTOR)
-        cluster.fire(f"webfarm/weights/{FARM[0]}/{FARM[1]}", {**envelope, "balancers": [BALANCER]})
+        vectors = {"vectors": [envelope], "balancers": [BALANCER]}
+        cluster.fire(f"webfarm/weights/{FARM[0]}/{FARM[1]}", vectors)
     refused = cluster.refused("signature")
     result = {"site": "site1", "farm": "farm1", "epoch": before["epoch"], "id": BALANCER}
     proof = signed.seal(
@@ -208,7 +211,7 @@ def test_forged_vectors_and_answers_change_nothing(cluster: Cluster) -> None:
     )
     cluster.fire(
         f"salt/job/20261123000000000000/ret/{BALANCER}",
-        {"fun": "haproxy_runtime.apply_weights", "return": {**result, "proof": proof}},
+        {"fun": "haproxy_runtime.apply_weights", "return": [{**result, "proof": proof}]},
     )
     wait_for(lambda: cluster.refused("signature") == refused + 1, "the answer is refused")
     assert cluster.view()["left_alone"] == ""

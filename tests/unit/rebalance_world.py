@@ -150,14 +150,21 @@ class World:
     def loop(self) -> Any:
         return self.controller.farms[FARM]
 
-    def vectors(self, farm: str = "farm1") -> list[dict[str, Any]]:
-        """The vectors of site1 that were fired, each checked as a balancer does."""
+    def vectors(self, farm: str = "farm1", to: str = "") -> list[dict[str, Any]]:
+        """The vectors of site1 that were fired, each checked as a balancer does.
+
+        to
+            Only those that were for this balancer.
+        """
         public = self.keys.accepted / "master"
-        return [
-            signed.open_(data, public, VECTOR)
+        found = [
+            signed.open_(envelope, public, VECTOR)
             for tag, data in self.fired
-            if tag == f"webfarm/weights/site1/{farm}"
+            if tag in ("webfarm/weights/site1", f"webfarm/weights/site1/{farm}")
+            and (not to or to in data["balancers"])
+            for envelope in data["vectors"]
         ]
+        return [vector for vector in found if vector["farm"] == farm]
 
     def answer(self, balancer: str = LB1, signer: str = "", **changes: Any) -> None:
         """A balancer's return of ``apply_weights``, by default that it has the newest vector."""
@@ -171,10 +178,12 @@ class World:
             "changed": False,
             **changes,
         }
-        proven = confirm.proven(
-            result, balancer, self.keys.private(signer or balancer), float(self.now)
-        )
-        self.job(balancer, json.loads(json.dumps(proven)))
+        self.job(balancer, [self.proven(result, signer or balancer, balancer)])
+
+    def proven(self, result: Any, signer: str, balancer: str) -> Any:
+        """One of the results of ``apply_weights`` as it arrives."""
+        done = confirm.proven(result, balancer, self.keys.private(signer), float(self.now))
+        return json.loads(json.dumps(done))
 
     def job(self, balancer: str, returned: Any, fun: str = confirm.FUNCTION) -> None:
         """A job's return on the bus, by anybody."""

@@ -1,7 +1,6 @@
 """When a farm is decided on, what its balancers are told, and what of it outlives the process."""
 
 import itertools
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 from rebalance_world import FARM, LB1, LB2, WS1, WS2, Keys, World
 from webfarm import topology, weights
+from webfarm.rebalance import controller
 from webfarm.rebalance.book import KEPT, Book
 from webfarm.rebalance.farm import ASSERT_SECONDS, PATIENCE_SECONDS
 from webfarm.rebalance.freezes import Freeze
@@ -145,13 +145,13 @@ def test_a_law_that_fails_on_one_farm_does_not_stop_the_others(
 # -- assertion -------------------------------------------------------------------------------------
 
 
-def test_a_vector_is_sent_each_tick_until_all_balancers_have_it(world: World) -> None:
+def test_a_vector_is_sent_again_until_all_balancers_have_it(world: World) -> None:
     world.settle(8)
     begin = len(world.vectors())
     world.answer(LB1)
     world.settle(8)
     again = world.vectors()[begin:]
-    assert len(again) == 2
+    assert len(again) == 8  # LB2 has said nothing for 8 s: it may be away
     assert {vector["epoch"] for vector in again} == {world.loop.vector.epoch}
     assert all(world.now - vector["at"] < 10 for vector in again)  # not too old for a balancer
     sent = [data["balancers"] for tag, data in world.fired if tag.startswith("webfarm/weights/")]
@@ -226,13 +226,13 @@ def test_a_wish_of_the_runner_is_obeyed_within_a_second(world: World) -> None:
 
 def asked(world: World, balancer: str, begin: float, farm: str = "farm1") -> list[float]:
     """When the balancer was sent a vector of the farm, in seconds since ``begin``."""
-    return [
-        json.loads(data["body"])["at"] - begin
-        for tag, data in world.fired
-        if tag == f"webfarm/weights/site1/{farm}"
-        and balancer in data["balancers"]
-        and json.loads(data["body"])["at"] >= begin
-    ]
+    return [v["at"] - begin for v in world.vectors(farm, balancer) if v["at"] >= begin]
+
+
+def commands(world: World, balancer: str, begin: int) -> int:
+    """To how many commands those led that were fired since number ``begin``."""
+    tag = "webfarm/weights/site1"
+    return sum(t.startswith(tag) and balancer in d["balancers"] for t, d in world.fired[begin:])
 
 
 def behind(world: World, seconds: int, **loads: Any) -> None:
@@ -283,23 +283,65 @@ def away(world: World, seconds: float) -> float:
     return world.now
 
 
-def test_a_balancer_that_is_away_is_asked_all_the_time_and_gets_all_on_its_return(
+def test_a_balancer_that_is_away_is_sent_all_that_it_owes_once_a_second(world: World) -> None:
+    begin = away(world, 20)
+    number = len(world.fired)
+    now = away(world, 40)
+    for farm in ("farm1", "farm2"):
+        times = asked(world, LB2, begin, farm)
+        assert len(times) >= 40
+        assert max(later - earlier for earlier, later in itertools.pairwise(times)) <= 1.1
+    assert commands(world, LB2, number) <= 45  # both in one, but for those that are new
+    # it is back: what it has not got yet it gets at once, and then it is like any other
+    world.answer(LB2)
+    assert asked(world, LB2, now) == []
+    assert asked(world, LB2, now, "farm2") == [0.0]
+    number = len(world.fired)
+    away(world, 5)
+    assert commands(world, LB2, number) <= 3
+
+
+def test_a_balancer_that_had_nothing_to_answer_for_long_is_not_taken_for_away(
     world: World,
 ) -> None:
-    begin = away(world, 20)
-    now = away(world, 40)
-    times = asked(world, LB2, begin) + asked(world, LB2, begin, "farm2")
-    assert len(times) == 20  # two farms, a tick of 4 s
-    world.answer(LB2)
-    assert asked(world, LB2, now) == []  # this one it has
-    assert asked(world, LB2, now, "farm2") == [0.0]
+    world.settle(8)
+    confirm(world)
+    world.turn(20)
+    number = len(world.fired)
+    world.report(WS1, critical=["php-fpm"])
+    world.turn(7)
+    assert commands(world, LB2, number) <= 3
 
 
-def test_many_farms_do_not_flood_a_balancer_that_is_away(keys: Keys) -> None:
-    world = World(keys, tick=1)
-    begin = away(world, 20)
-    away(world, 20)
-    assert len(asked(world, LB2, begin) + asked(world, LB2, begin, "farm2")) == 20
+def test_a_vector_that_a_balancer_cannot_take_is_an_answer(world: World) -> None:
+    """Its HAProxy has no such farm yet: it is not away, and not asked as if it were."""
+    away(world, 2)
+    number = len(world.fired)
+    for _ in range(15):
+        away(world, 4)
+        world.answer(LB2, epoch=0, applied={}, refused="there is no farm farm1")
+    assert commands(world, LB2, number) <= 30
+    assert world.controller.farms[FARM].answers[LB2].refused
+    assert world.controller.farms[FARM].answers[LB1].applied
+    # what it says without a proof changes nothing, and is not asked for again and again
+    world.job(LB2, [{"error": "there is no farm farm2"}])
+    assert commands(world, LB2, len(world.fired)) == 0
+
+
+def test_no_event_has_more_servers_than_a_balancer_answers_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for farm in ("farm1", "farm2"):
+        world.report(f"site1-{farm}-ws1")
+    world.turn(8)
+    number = len(world.fired)
+    world.event(f"salt/minion/{LB1}/start", {"id": LB1})
+    assert commands(world, LB1, number) == 1
+    monkeypatch.setattr(controller, "MOST_SERVERS", 3)
+    number = len(world.fired)
+    world.event(f"salt/minion/{LB2}/start", {"id": LB2})
+    assert commands(world, LB2, number) == 2
+    assert len(asked(world, LB2, world.now)) == len(asked(world, LB2, world.now, "farm2")) == 1
 
 
 # -- hands off (W3) --------------------------------------------------------------------------------

@@ -217,7 +217,8 @@ def test_a_replay_over_a_restart_of_the_engine_is_refused(world: World) -> None:
 
 
 def test_a_report_is_no_vector_and_a_vector_no_report(world: World) -> None:
-    _, envelope = next(e for e in world.fired if e[0] == "webfarm/weights/site1/farm1")
+    _, data = next(e for e in world.fired if e[0] == "webfarm/weights/site1/farm1")
+    (envelope,) = data["vectors"]
     data = {"report": envelope["body"], "signature": envelope["signature"]}
     refused(world, "signature", lambda: world.beacon(WS1, data))
 
@@ -293,8 +294,9 @@ def test_a_forged_confirmation_changes_nothing(world: World) -> None:
     world.settle(30, **{WS1: {"busy": 60.0}})
     assert world.loop.owing
     honest = {"site": "site1", "farm": "farm1", "epoch": world.loop.vector.epoch, "applied": {}}
-    for returned in (honest, {**honest, "proof": None}, {**honest, "proof": honest}, None, "text"):
-        refused(world, "shape", lambda returned=returned: world.job(LB1, returned))
+    for one in (honest, {**honest, "proof": None}, {**honest, "proof": honest}, None, "text"):
+        for returned in (one, [one], [{"error": "x"}, one]):
+            refused(world, "shape", lambda returned=returned: world.job(LB1, returned))
     # a web server's key, the other balancer's key, another balancer's proof
     refused(world, "signature", lambda: world.answer(LB1, signer=WS1))
     refused(world, "signature", lambda: world.answer(LB1, signer=LB2))
@@ -315,10 +317,10 @@ def test_a_balancers_old_answer_changes_nothing(world: World) -> None:
     world.turn(1)
     world.answer(LB1)
     before = world.seen()
-    world.job(LB1, old)
+    world.job(LB1, [old])
     assert world.seen() == before
     world.turn(70)
-    refused(world, "clock", lambda: world.job(LB1, old))
+    refused(world, "clock", lambda: world.job(LB1, [old]))
 
 
 def test_a_balancer_speaks_for_its_own_site_only(world: World) -> None:
@@ -351,7 +353,8 @@ def test_a_vector_that_a_minion_fires_is_nothing_to_the_loop(world: World) -> No
     put, before = world.mailbox.put_count, world.seen()
     for weight in (0, -1, 257, 1e9, float("nan"), "100"):
         body = {**world.loop.vector.body(world.now), "weights": {WS1: weight}}
-        world.event("webfarm/weights/site1/farm1", {"body": repr(body), "signature": "AAAA"})
+        envelope = {"body": repr(body), "signature": "AAAA"}
+        world.event("webfarm/weights/site1/farm1", {"vectors": [envelope]})
     assert world.mailbox.put_count == put
     assert world.seen() == before
 

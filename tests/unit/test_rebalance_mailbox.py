@@ -84,7 +84,9 @@ def test_ticks_come_while_letters_pour_in(keys: Keys) -> None:
         wall=clock, monotonic=clock,
     )  # fmt: skip
     assert world.controller.counts["ticks"] >= 4 * 4
-    assert fired.count("webfarm/weights/site1/farm1") >= 4
+    # with its ticks, and once a second because no balancer answers
+    assert fired.count("webfarm/weights/site1/farm1") >= 2
+    assert fired.count("webfarm/weights/site1") >= 10
     assert world.controller.counts["late"] == 0
 
 

@@ -61,16 +61,15 @@ def apply(balancer: Balancer, site: str, vector: Vector) -> dict[str, Any]:
             why = f"epoch {vector.epoch} is older than {own.vector.epoch}, which is here"
             if vector.epoch == own.vector.epoch:
                 why = f"another vector of epoch {vector.epoch} is here; do two masters decide?"
-            return {
-                "site": site,
-                "farm": vector.farm,
-                "epoch": own.vector.epoch,
-                "refused": why,
-                "changed": False,
-            }
+            return refused(site, vector.farm, own.vector.epoch, why)
         own.vector = vector
         memory.save()
         return {"site": site, **_assert(balancer, memory, vector.farm)}
+
+
+def refused(site: str, farm: str, epoch: int, why: str) -> dict[str, Any]:
+    """What :func:`apply` returns when a vector is not taken; ``epoch``: of the one that is here."""
+    return {"site": site, "farm": farm, "epoch": epoch, "refused": why, "changed": False}
 
 
 def reassert(balancer: Balancer) -> dict[str, Any]:

@@ -50,9 +50,16 @@ class Confirmation:
 def proven(
     result: Mapping[str, Any], balancer: str, private_key: Path, now: float
 ) -> dict[str, Any]:
-    """``result`` of ``apply_weights`` with a ``proof`` that this balancer said it."""
+    """One ``result`` of ``apply_weights`` with a ``proof`` that this balancer said it."""
     body = {**result, "v": 1, "id": balancer, "at": now}
     return {**result, "proof": signed.seal(body, private_key, APPLIED)}
+
+
+def results(returned: object) -> list[object]:
+    """What ``apply_weights`` returned, one by one; nothing for a vector that could not be taken."""
+    if not isinstance(returned, list):
+        raise Forged("shape", f"an answer that is {type(returned).__name__}")
+    return [one for one in returned if not (isinstance(one, Mapping) and one.keys() == {"error"})]
 
 
 def read(

@@ -1,10 +1,11 @@
 """All farms: letters in, events out, each farm at its tick; clock, disk and keys are handed in."""
 
+import functools
 import logging
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from webfarm.rebalance.farm import Change, FarmLoop
 from webfarm.rebalance.intake import LOG_SECONDS, Intake
 from webfarm.rebalance.letters import Post
 from webfarm.rebalance.mailbox import Letter
+from webfarm.rebalance.vector import TAG
 from webfarm.rebalance.view import view
 from webfarm.signed import Forged
 from webfarm.topology import Topology
@@ -23,7 +25,7 @@ log = logging.getLogger(__name__)
 
 Event = tuple[str, dict[str, Any]]
 LOOK_SECONDS = 1.0
-"""How often freezes and wishes are looked for."""
+"""How often freezes and wishes are looked for, and balancers that are away are tried."""
 REFUSED_SECONDS = 10.0
 """At most so often an event says what was refused."""
 LATE_SECONDS = 0.5
@@ -31,10 +33,10 @@ LATE_SECONDS = 0.5
 AGAIN_SECONDS = 4.0
 """At most so often a balancer's start makes its site's vectors be sent again."""
 
-SILENT_SECONDS = 10.0
-"""A balancer that has answered nothing for so long may be away, and is not merely slow."""
-PROBE_SECONDS = 1.0
-"""At most so often one that is away gets a vector, of whichever farm."""
+SILENT_SECONDS = 8.0
+"""A balancer that owes an answer, and has given none for so long, may be away."""
+MOST_SERVERS = 512
+"""An event has the vectors of several farms up to so many servers, or of one farm."""
 
 
 class Meter(Protocol):
@@ -86,7 +88,6 @@ class Controller:
         self.next_look = tick_clock
         self.started_again: dict[str, float] = {}
         self.heard: dict[str, float] = {}  # balancer: its last answer, or when it was first known
-        self.probed: dict[str, float] = {}
         self.counts: Counter[str] = Counter()
         self.said: dict[str, float] = {}
         self.told = now - REFUSED_SECONDS
@@ -161,13 +162,16 @@ class Controller:
     def _answer(self, balancer: str, data: Mapping[str, Any], now: float) -> list[Event]:
         if data.get("fun") != confirm.FUNCTION:
             return []
-        site, farm, said = confirm.read(balancer, data.get("return"), self.keys / balancer, now)
-        if self.site_of.get(balancer) != site or (site, farm) not in self.farms:
+        away = self._silent(balancer, now)
+        for result in confirm.results(data.get("return")):
+            site, farm, said = confirm.read(balancer, result, self.keys / balancer, now)
+            if self.site_of.get(balancer) == site and (site, farm) in self.farms:
+                self.farms[site, farm].answer(balancer, said, now)
+                self.counts["answers"] += 1
+                self.heard[balancer] = now
+        if not away or self._silent(balancer, now):
             return []
-        self.farms[site, farm].answer(balancer, said, now)
-        self.counts["answers"] += 1
-        away, self.heard[balancer] = balancer in self._silent(now), now
-        return self._tell(balancer, now, lambda loop: loop.back(balancer)) if away else []
+        return self._tell(balancer, now, lambda loop: loop.back(balancer))
 
     def _balancer_started(self, balancer: str, now: float) -> list[Event]:
         if 0 <= now - self.started_again.get(balancer, -AGAIN_SECONDS) < AGAIN_SECONDS:
@@ -177,14 +181,18 @@ class Controller:
 
     def _tell(self, balancer: str, now: float, wanted: Callable[[FarmLoop], bool]) -> list[Event]:
         """The vectors of those farms of its site, at once."""
-        events = []
-        for (site, _), loop in self.farms.items():
-            if site == self.site_of[balancer] and wanted(loop):
-                events += self._sent(loop, (balancer,), now)
-        return events
+        loops = [loop for loop in self._of(balancer) if wanted(loop)]
+        site = self.site_of[balancer]
+        return [e for part in _parts(loops) for e in self._sent(site, part, (balancer,), now)]
 
-    def _silent(self, now: float) -> set[str]:
-        return {name for name, at in self.heard.items() if not 0 <= now - at < SILENT_SECONDS}
+    def _of(self, balancer: str) -> list[FarmLoop]:
+        return [loop for loop in self.farms.values() if loop.site == self.site_of[balancer]]
+
+    def _silent(self, balancer: str, now: float) -> bool:
+        """Whether it may be away, and is not merely slow."""
+        if 0 <= now - self.heard[balancer] < SILENT_SECONDS:
+            return False
+        return any(loop.owes(balancer, now, SILENT_SECONDS) for loop in self._of(balancer))
 
     # -- ticks -----------------------------------------------------------------------------------
 
@@ -197,7 +205,8 @@ class Controller:
             A clock that never jumps, for the ticks.
         """
         events: list[Event] = []
-        if tick_clock >= self.next_look:
+        looks = tick_clock >= self.next_look
+        if looks:
             self.next_look = tick_clock + LOOK_SECONDS
             events += self._look(now)
         ticked: dict[Place, FarmLoop] = {}
@@ -213,6 +222,8 @@ class Controller:
             following = due + loop.law.tick
             self.due[place] = following if following > tick_clock else tick_clock + loop.law.tick
             events += self._tick(loop, now)
+        if looks:
+            events += self._try_those_away(now)
         if ticked:
             self._with_book(now, lambda: self.book.keep(self._kept(ticked, now), self._about(now)))
         return events + self._refusals(now)
@@ -232,16 +243,17 @@ class Controller:
 
     def _send(self, loop: FarmLoop, now: float) -> list[Event]:
         """The vector to those that are to have it now."""
-        silent = self._silent(now)
-        to = [
-            name
-            for name in loop.due(now, silent)
-            if loop.hurry
-            or name not in silent
-            or not 0 <= now - self.probed.get(name, 0.0) < PROBE_SECONDS
-        ]
-        self.probed |= {name: now for name in to if name in silent}
-        return self._sent(loop, tuple(to), now) if to else []
+        to = loop.due(now)
+        return self._sent(loop.path, [loop], to, now) if to else []
+
+    def _try_those_away(self, now: float) -> list[Event]:
+        """All that a balancer owes which has answered nothing for long: it may be back."""
+        events = []
+        for balancer in self.site_of:
+            if self._silent(balancer, now):
+                owed = functools.partial(FarmLoop.owes, balancer=balancer, now=now)
+                events += self._tell(balancer, now, owed)
+        return events
 
     def _out(self, loop: FarmLoop, changes: list[Change], now: float) -> list[Event]:
         """A new vector: kept in the history, sent, and said in words beside it."""
@@ -250,20 +262,22 @@ class Controller:
         self.meter.count("webfarm.rebalance.decisions", 1)
         return [
             *self._send(loop, now),
-            (f"webfarm/rebalance/decided/{loop.site}/{loop.name}", {"changes": changes}),
+            (f"webfarm/rebalance/decided/{loop.path}", {"changes": changes}),
         ]
 
-    def _sent(self, loop: FarmLoop, to: tuple[str, ...], now: float) -> list[Event]:
-        """The event that the reactor relays: the envelope, and unsigned the minions that get it."""
-        vector = loop.send(to, now)
+    def _sent(
+        self, path: str, loops: list[FarmLoop], to: tuple[str, ...], now: float
+    ) -> list[Event]:
+        """The event that the reactor relays: envelopes, and unsigned the minions that get them."""
+        vectors = [loop.send(to, now) for loop in loops]
         try:
-            envelope = self.seal(vector.body(now))
+            envelopes = [self.seal(vector.body(now)) for vector in vectors]
         except WebfarmError as error:
             self._complain("seal", f"no weights can be sent: {error}", now)
             return []
-        self.counts["vectors"] += 1
-        self.meter.count("webfarm.rebalance.vectors", 1)
-        return [(vector.tag, {**envelope, "balancers": list(to)})]
+        self.counts["vectors"] += len(vectors)
+        self.meter.count("webfarm.rebalance.vectors", len(vectors))
+        return [(f"{TAG}/{path}", {"vectors": envelopes, "balancers": list(to)})]
 
     def _look(self, now: float) -> list[Event]:
         """Take up freezes and wishes."""
@@ -275,7 +289,7 @@ class Controller:
         for place in dict.fromkeys(self._with_book(now, self.book.wishes) or []):
             wished = self.farms.get(place)
             if wished is not None and wished.vector is not None:
-                events += self._sent(wished, wished.balancers, now)
+                events += self._sent(wished.path, [wished], wished.balancers, now)
         return events
 
     # -- what is said ----------------------------------------------------------------------------
@@ -338,3 +352,16 @@ class Controller:
                     self.farms[place].resume(memory)
                 except WebfarmError as error:
                     log.error("rebalance: %s %s begins anew: %s", *place, error)
+
+
+def _parts(loops: Iterable[FarmLoop]) -> list[list[FarmLoop]]:
+    """Such that none has too much for an event, or for a balancer's answer."""
+    parts: list[list[FarmLoop]] = []
+    servers = MOST_SERVERS
+    for loop in loops:
+        servers += len(loop.base)
+        if servers > MOST_SERVERS:
+            parts.append([])
+            servers = len(loop.base)
+        parts[-1].append(loop)
+    return parts

@@ -58,6 +58,11 @@ class FarmLoop:
             for gone in [name for name in known if name not in self.balancers]:
                 del known[gone]  # type: ignore[attr-defined]
 
+    @property
+    def path(self) -> str:
+        """``SITE/FARM``, as in tags."""
+        return f"{self.site}/{self.name}"
+
     # -- what comes in -------------------------------------------------------------------------
 
     def hear(self, report: Report, now: float) -> list[Change]:
@@ -101,15 +106,12 @@ class FarmLoop:
 
     # -- what goes out -------------------------------------------------------------------------
 
-    def due(self, now: float, silent: Collection[str] = ()) -> tuple[str, ...]:
+    def due(self, now: float) -> tuple[str, ...]:
         """The balancers that the vector shall be sent to now.
 
         A balancer that owes an answer and answers others is behind with its work. Another command
         with each tick would only put it further behind, so it gets the next one later and later.
         What is urgent goes out all the same.
-
-        silent
-            Balancers that have answered nothing lately: they may be back at any moment.
         """
         if self.vector is None:
             return ()
@@ -118,17 +120,14 @@ class FarmLoop:
         elif not 0 <= now - self.sent < ASSERT_SECONDS:
             wanted = self.balancers if self.law.on else tuple(self.owing)
         else:
-            wanted = tuple(
-                name for name, since in self.owing.items() if 0 <= now - since < PATIENCE_SECONDS
-            )
+            wanted = tuple(name for name in self.owing if self.owes(name, now))
         if self.hurry:
             return wanted
-        return tuple(name for name in wanted if not self._behind(name, now, name in silent))
+        return tuple(name for name in wanted if not self._behind(name, now))
 
-    def _behind(self, balancer: str, now: float, silent: bool) -> bool:
+    def _behind(self, balancer: str, now: float) -> bool:
         at, times = self.asked.get(balancer, (now - PATIENCE_SECONDS, 1))
-        ticks = 1 if silent else 2 ** min(times - 1, REPEATS)
-        return 0 <= now - at < (ticks - 0.5) * self.law.tick
+        return 0 <= now - at < (2 ** min(times - 1, REPEATS) - 0.5) * self.law.tick
 
     def send(self, to: Collection[str], now: float) -> Vector:
         """The vector, as sent now: these balancers owe an answer, the others do from before."""
@@ -142,6 +141,11 @@ class FarmLoop:
             self.asked[balancer] = (now, self.asked.get(balancer, (now, 0))[1] + 1)
         self.hurry = False
         return self.vector
+
+    def owes(self, balancer: str, now: float, seconds: float = 0.0) -> bool:
+        """Whether it is to have the vector since ``seconds`` ago, has not said so, and may yet."""
+        since = self.owing.get(balancer)
+        return since is not None and seconds <= now - since < PATIENCE_SECONDS
 
     def back(self, balancer: str) -> bool:
         """A balancer answers again: whether it shall get the vector at once."""

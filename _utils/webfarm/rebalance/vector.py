@@ -6,6 +6,9 @@ from typing import Any
 
 from webfarm.errors import WebfarmError
 
+TAG = "webfarm/weights"
+"""The tag of events with vectors is this and ``/SITE/FARM``, or ``/SITE`` for several at once."""
+
 
 @dataclass(frozen=True)
 class Vector:
@@ -28,11 +31,6 @@ class Vector:
     weights: Mapping[str, int]
     drained: Mapping[str, str]
     share: int
-
-    @property
-    def tag(self) -> str:
-        """The tag of its events."""
-        return f"webfarm/weights/{self.site}/{self.farm}"
 
     def says(self, other: "Vector | None") -> bool:
         """Whether ``other`` asks for the same, whatever its epoch."""
