@@ -127,7 +127,8 @@ class FarmLoop:
 
     def _behind(self, balancer: str, now: float) -> bool:
         at, times = self.asked.get(balancer, (now - PATIENCE_SECONDS, 1))
-        return 0 <= now - at < (2 ** min(times - 1, REPEATS) - 0.5) * self.law.tick
+        ticks: int = 2 ** min(times - 1, REPEATS)
+        return 0 <= now - at < (ticks - 0.5) * self.law.tick
 
     def send(self, to: Collection[str], now: float) -> Vector:
         """The vector, as sent now: these balancers owe an answer, the others do from before."""
