@@ -56,6 +56,7 @@ __all__ = [
     "absorb",
     "decide",
     "pack",
+    "sudden",
     "unpack",
     "urgent",
 ]
@@ -71,6 +72,15 @@ def absorb(law: Law, state: Farm, server: str, load: Load, now: float) -> Farm:
     """
     known = state.servers.get(server, Server())
     return replace(state, servers={**state.servers, server: estimate.add(law, known, load, now)})
+
+
+def sudden(law: Law, state: Farm, server: str, load: Load) -> bool:
+    """Whether a report of ``server`` is a reason to decide before the tick; ask before ``absorb``.
+
+    Only a stall is, since it is measured over all of the report's time. Mean times and loads are
+    made of chances: the tick's average is needed.
+    """
+    return law.on and estimate.sudden(law, state.servers.get(server, Server()), load)
 
 
 def decide(

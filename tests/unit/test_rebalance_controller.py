@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rebalance_world import FARM, LB1, LB2, WS1, WS2, Keys, World
+from rebalance_world import FARM, LB1, LB2, START, WS1, WS2, Keys, World
 from webfarm import topology, weights
 from webfarm.rebalance import controller
 from webfarm.rebalance.book import KEPT, Book
@@ -219,6 +219,55 @@ def test_a_wish_of_the_runner_is_obeyed_within_a_second(world: World) -> None:
     world.turn(1)
     assert len(world.vectors()) == begin + 1
     assert world.book.wishes() == []
+
+
+# -- what is sudden --------------------------------------------------------------------------------
+
+STALLED = {"psi": {"cpu": 95.0, "memory": None, "io": None}}
+
+
+def decided(world: World, begin: float) -> list[float]:
+    """When the farm's vector changed, in seconds since ``begin``."""
+    found = {v["epoch"] / 1000 - begin for v in world.vectors()}
+    return sorted(at for at in found if at >= 0)
+
+
+@pytest.mark.parametrize("passed", [0.5, 1.0, 2.5, 3.5])
+def test_a_sudden_stall_is_decided_on_half_a_tick_after_the_last_decision(
+    world: World, passed: float
+) -> None:
+    while not world.loop.ticked or world.loop.ticked < world.now - 0.4 or world.now < START + 20:
+        for server in (WS1, WS2):
+            world.report(server)
+        world.turn(0.5)
+    tick = world.loop.ticked
+    world.now = tick + passed
+    begin = world.now
+    world.report(WS1, **STALLED)
+    for _ in range(6):
+        world.turn(0.5)
+    assert decided(world, begin)[0] <= max(2.0 - passed, 0) + 0.5
+    assert world.loop.vector.weights[WS1] < 90
+
+
+def test_the_vector_changes_at_most_once_a_tick_however_sudden(world: World) -> None:
+    world.settle(20)
+    begin = world.now
+    for number in range(80):
+        stalled = (WS1, WS2)[number // 6 % 2]
+        for server in world.loop.base:
+            world.report(server, **(STALLED if server == stalled else {}))
+        world.turn(0.5)
+    times = decided(world, begin)
+    assert len(times) >= 2
+    assert all(later - earlier >= 4 - 0.01 for earlier, later in itertools.pairwise(times))
+
+
+def test_a_stall_that_was_there_before_is_not_sudden(world: World) -> None:
+    world.settle(40, **{WS1: STALLED})
+    ticks = world.controller.counts["ticks"]
+    world.settle(40, **{WS1: STALLED})
+    assert world.controller.counts["ticks"] - ticks == 10 * len(world.controller.farms)
 
 
 # -- balancers that are slow, and those that are away ----------------------------------------------

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from webfarm import topology
 from webfarm.errors import BadTopology, WebfarmError
-from webfarm.weights import Decision, Farm, Law, Load, absorb, decide, pack, unpack, urgent
+from webfarm.weights import Decision, Farm, Law, Load, absorb, decide, pack, sudden, unpack, urgent
 
 from tests.unit.weights_farm import Loop, farm, load
 
@@ -174,6 +174,23 @@ def test_without_requests_a_stall_alone_lowers_the_weight() -> None:
     assert it.ticks(6).weights == {"ws1": 50, "ws2": 100, "ws3": 100, "ws4": 100}
     it.pressed.clear()
     assert it.ticks(20).weights == it.base
+
+
+def test_the_calm_before_a_stall_does_not_hide_it_within_a_tick() -> None:
+    """Work that waits takes p / (1 - p) times longer: that is averaged, not p."""
+    calm, stalled = (Load(seconds, 20, psi_cpu=cpu) for seconds, cpu in ((3.0, 60.0), (1.0, 95.0)))
+    both = absorb(LAW, absorb(LAW, Farm(), "ws1", calm, 3.0), "ws1", stalled, 4.0)
+    _, state = decide(LAW, farm(2), both, 4.0)
+    assert state.servers["ws1"].stall == pytest.approx(5.875 / 6.875)  # (3 x 1.5 + 19) / 4
+
+
+def test_only_a_stall_that_is_much_worse_than_known_is_sudden() -> None:
+    _, state = decide(LAW, farm(2), hear(Farm(), 0.0, ws1=Load(2.0, psi_io=50.0)), 0.0)
+    for stalled, expected in ((50.0, False), (70.0, False), (76.0, True), (100.0, True)):
+        load = Load(2.0, psi_cpu=stalled)
+        assert sudden(LAW, state, "ws1", load) is expected
+        assert sudden(Law(on=False), state, "ws1", load) is False
+    assert not sudden(LAW, Farm(), "ws1", Load(2.0, 9, errors=9, busy=99.0, active=1.0, queue=9))
 
 
 def test_few_processes_at_work_by_chance_are_no_sign_of_a_slow_server() -> None:

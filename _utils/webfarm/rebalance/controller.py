@@ -210,10 +210,13 @@ class Controller:
             self.next_look = tick_clock + LOOK_SECONDS
             events += self._look(now)
         ticked: dict[Place, FarmLoop] = {}
-        for place, due in self.due.items():
+        for place, loop in self.farms.items():
+            due = self.due[place]
+            if loop.sudden:
+                due = self.due[place] = min(due, tick_clock + loop.early(now))
             if due > tick_clock:
                 continue
-            loop = ticked[place] = self.farms[place]
+            ticked[place] = loop
             late = tick_clock - due
             self.latest = max(self.latest, late)
             self.counts["late"] += late > LATE_SECONDS

@@ -42,6 +42,9 @@ class FarmLoop:
         self.owing: dict[str, float] = {}  # balancer: since when it owes one
         self.asked: dict[str, tuple[float, int]] = {}  # those: when last, how often
         self.hurry = False
+        self.sudden = False  # a report that is a reason to decide before the tick
+        self.ticked: float | None = None
+        self.changed: float | None = None  # when the vector last did
         self.reports: dict[str, Report] = {}
         self.frozen: Mapping[str, str] = {}
         self.plan(plan)
@@ -68,7 +71,9 @@ class FarmLoop:
     def hear(self, report: Report, now: float) -> list[Change]:
         """Take a report that is believed; the changes, when there is something that cannot wait."""
         self.reports[report.id] = report
-        self.state = weights.absorb(self.law, self.state, report.id, report.load(), now)
+        load = report.load()
+        self.sudden |= weights.sudden(self.law, self.state, report.id, load)
+        self.state = weights.absorb(self.law, self.state, report.id, load, now)
         found = weights.urgent(
             self.law, self.base, self.state, report.id, now, self.held(now), self.absent(now)
         )
@@ -81,12 +86,26 @@ class FarmLoop:
 
     def tick(self, now: float) -> list[Change]:
         """Decide; the changes of servers, with what each was made from."""
+        self.sudden, self.ticked = False, now
         if self.vector is None and (not self.reports or not self.law.on):
             return []  # nobody has spoken yet: the balancers keep what they have
         decision, self.state = weights.decide(
             self.law, self.base, self.state, now, self.held(now), self.absent(now)
         )
         return self._decided(decision, now)
+
+    def early(self, now: float) -> float:
+        """Seconds until it may decide before its tick: half a tick after the last time.
+
+        And a tick after the vector last changed, so that it never does so more often.
+        """
+        half, whole = self.law.tick / 2, self.law.tick
+        waits = [
+            then + seconds - now
+            for then, seconds in ((self.ticked, half), (self.changed, whole))
+            if then is not None and then <= now
+        ]
+        return max([0.0, *waits])
 
     def answer(self, balancer: str, said: Confirmation, now: float) -> None:
         """Take what a balancer has said, unless it is older than what it said before."""
@@ -207,7 +226,7 @@ class FarmLoop:
         )
         if new.says(before):
             return []
-        self.vector, self.sent = new, None
+        self.vector, self.sent, self.changed = new, None, now
         return [
             self._change(server, before, decision, new)
             for server in self.base

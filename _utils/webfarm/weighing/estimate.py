@@ -10,6 +10,7 @@ MICRO = 1_000_000
 WORK_SECONDS = 30  # for so long a server that does little is asked for enough of it
 MOST_STALLED = 0.95
 SOONER = 3.0  # how many times sooner a stall is believed than what is made of chances
+SUDDEN = 1.5  # a stall that makes work so many times slower than was known need not wait for a tick
 SURPRISE = 8.0  # how many times slower than before a server is at most thought to be at once
 DEEPEST = 64.0  # how many times slower than it is now a server was at most thought to be
 SLOWEST = 1e-6  # requests/s
@@ -19,8 +20,6 @@ SIGMAS = 2.0  # how sure one must be of a share of errors: two standard errors
 def add(law: Law, server: Server, load: Load, now: float) -> Server:
     """``server`` with one more report."""
     micros = max(1, round(load.seconds * MICRO))
-    pressure = (load.psi_cpu, load.psi_memory, load.psi_io)
-    stall = max((value for value in pressure if value is not None), default=0.0) / 100
     report = Sums(
         reports=1,
         micros=micros,
@@ -31,12 +30,18 @@ def add(law: Law, server: Server, load: Load, now: float) -> Server:
         active=round(load.active * micros),
         children=max(1, load.children) * micros,
         queue=load.queue * micros,
-        stall=round(min(1.0, stall) * micros),
+        stall=round(odds(_stall(load)) * micros),
         worst=proven(load.errors, load.requests) if load.requests >= law.min_requests else 0.0,
         critical=load.critical,
     )
     at = now if server.at is None else max(server.at, now)
     return replace(server, at=at, fresh=server.fresh.plus(report))
+
+
+def sudden(law: Law, server: Server, load: Load) -> bool:
+    """Whether a report tells of a stall that slows the server far more than was known."""
+    now, known = (1 + law.psi_weight * odds(stall) for stall in (_stall(load), server.stall))
+    return now >= SUDDEN * known
 
 
 def settle(law: Law, server: Server, now: float) -> Server:
@@ -58,7 +63,7 @@ def settle(law: Law, server: Server, now: float) -> Server:
         fresh=Sums(),
         heard=at,
         queue=_moved(law, server, server.queue, min(1.0, fresh.queue / (fresh.children or 1))),
-        stall=_stalled(law, server, min(1.0, fresh.stall / share)),
+        stall=_stalled(law, server, fresh.stall / share),
         requests=server.requests * keep + fresh.requests,
         errors=server.errors * keep + fresh.errors,
         critical=fresh.critical,
@@ -160,12 +165,18 @@ def odds(stall: float) -> float:
     return stall / (1 - stall)
 
 
+def _stall(load: Load) -> float:
+    """The greatest pressure, as a part of the time."""
+    pressure = (load.psi_cpu, load.psi_memory, load.psi_io)
+    return min(1.0, max((value for value in pressure if value is not None), default=0.0) / 100)
+
+
 def _stalled(law: Law, server: Server, new: float) -> float:
-    """Its stall, averaged as times are.
+    """Its stall, averaged as times are; ``new``: the odds of the latest, averaged.
 
     It is measured over all of a report's time and not by some requests, so it is believed sooner.
     """
-    longer = _moved(law, server, odds(server.stall), odds(new), SOONER)
+    longer = _moved(law, server, odds(server.stall), new, SOONER)
     return longer / (1 + longer)
 
 

@@ -65,7 +65,7 @@ class Sums:
     active: int = 0  # processes x microseconds
     children: int = 0  # processes x microseconds
     queue: int = 0  # requests x microseconds
-    stall: int = 0  # share x microseconds
+    stall: int = 0  # odds, waiting to not waiting, x microseconds
     worst: float = 0.0  # the share of errors that one of the reports proves
     critical: frozenset[str] = frozenset()
 
