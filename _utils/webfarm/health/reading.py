@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from webfarm.health.period import Sums
-from webfarm.weighing.estimate import odds
+from webfarm.weighing.estimate import slowed
 
 VERSION = 1
 LEAST_SECONDS = 0.5
@@ -61,7 +61,7 @@ class Reading:
     def slowed(self) -> float:
         """How many times longer work takes by the greatest pressure p: 1 + p / 3(1 - p)."""
         most = max((share for share in self.psi.values() if share is not None), default=0.0)
-        return 1 + odds(most / 100) / 3
+        return slowed(most / 100, 1 / 3)
 
 
 def why_now(last: Reading | None, now: Reading, heartbeat: float) -> str | None:

@@ -40,7 +40,7 @@ def add(law: Law, server: Server, load: Load, now: float) -> Server:
 
 def sudden(law: Law, server: Server, load: Load) -> bool:
     """Whether a report tells of a stall that slows the server far more than was known."""
-    now, known = (1 + law.psi_weight * odds(stall) for stall in (_stall(load), server.stall))
+    now, known = (slowed(stall, law.psi_weight) for stall in (_stall(load), server.stall))
     return now >= SUDDEN * known
 
 
@@ -128,7 +128,7 @@ def _spread(work: Sums) -> float:
 def penalty(law: Law, server: Server) -> float:
     """The part of its speed that is left when errors, queue and stalls are taken off, 0 to 1."""
     e = errors(law, server)
-    return (1 - e) / ((1 + e + server.queue) * (1 + law.psi_weight * odds(server.stall)))
+    return (1 - e) / ((1 + e + server.queue) * slowed(server.stall, law.psi_weight))
 
 
 def errors(law: Law, server: Server) -> float:
@@ -163,6 +163,11 @@ def odds(stall: float) -> float:
     """By how much work takes longer: where the time is p part waiting, p / (1 - p) times."""
     stall = min(stall, MOST_STALLED)
     return stall / (1 - stall)
+
+
+def slowed(stall: float, weight: float) -> float:
+    """How many times longer work takes by a stall, when ``weight`` of its odds counts."""
+    return 1 + weight * odds(stall)
 
 
 def _stall(load: Load) -> float:
