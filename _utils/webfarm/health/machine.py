@@ -3,7 +3,6 @@
 import contextlib
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,8 +125,7 @@ class Pressure:
         if not container.exists():
             self._places.append({name: proc / name for name in RESOURCES})
         self._begin = Stalls(0.0, {})
-        self._moments = self._begin, self._begin  # the newest, and the one of a second before it
-        self._seen: deque[Stalls] = deque(maxlen=LATELY_LOOKS)
+        self._seen: tuple[Stalls, ...] = ()  # of the last second; replaced, for threads read it
         self._last: Psi = dict.fromkeys(RESOURCES)
 
     def look(self) -> float:
@@ -138,9 +136,7 @@ class Pressure:
             newest = Stalls(at, totals, self._delay.ran, self._delay.waited)
         else:
             newest = Stalls(at, totals)
-        lately = self._seen[0] if self._seen else newest
-        self._seen.append(newest)
-        self._moments = newest, lately
+        self._seen = (*self._seen[-LATELY_LOOKS:], newest)
         return PRESSURE_SECONDS
 
     def peek(self) -> Psi:
@@ -148,19 +144,25 @@ class Pressure:
 
         A stall that has just begun must not be hidden by the calm before it.
         """
-        newest, lately = self._moments
-        if newest.at <= self._begin.at:
+        return self._of_period(self._seen)
+
+    def take(self) -> Psi:
+        """The same, and a new period begins with what it tells of."""
+        seen = self._seen
+        self._last = self._of_period(seen)
+        if seen:
+            self._begin = seen[-1]
+        return self._last
+
+    def _of_period(self, seen: Sequence[Stalls]) -> Psi:
+        if not seen or seen[-1].at <= self._begin.at:
             return self._last
+        lately, newest = seen[0], seen[-1]
         psi = newest.since(self._begin)
         if newest.at - lately.at > LATELY_SECONDS:
             return psi
         now = newest.since(lately)
         return {name: _greater(psi[name], now[name]) for name in RESOURCES}
-
-    def take(self) -> Psi:
-        """The same, and a new period begins."""
-        self._last, self._begin = self.peek(), self._moments[0]
-        return self._last
 
     def _of(self, resource: str) -> float | None:
         for place in self._places:
