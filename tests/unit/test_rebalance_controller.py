@@ -350,6 +350,22 @@ def test_a_balancer_that_is_away_is_sent_all_that_it_owes_once_a_second(world: W
     assert commands(world, LB2, number) <= 3
 
 
+def test_balancers_that_owe_the_same_are_told_in_one_event(world: World) -> None:
+    world.settle(12)
+    number = len(world.fired)
+    world.turn(1)
+    ((_, data),) = [one for one in world.fired[number:] if one[0] == "webfarm/weights/site1"]
+    assert data["balancers"] == [LB1, LB2]
+
+
+def test_many_farms_do_not_flood_a_balancer_that_is_away(keys: Keys) -> None:
+    world = World(keys, tick=1)
+    away(world, 20)
+    number = len(world.fired)
+    away(world, 20)
+    assert commands(world, LB2, number) == 20
+
+
 def test_a_balancer_that_had_nothing_to_answer_for_long_is_not_taken_for_away(
     world: World,
 ) -> None:

@@ -84,9 +84,8 @@ def test_ticks_come_while_letters_pour_in(keys: Keys) -> None:
         wall=clock, monotonic=clock,
     )  # fmt: skip
     assert world.controller.counts["ticks"] >= 4 * 4
-    # with its ticks, and once a second because no balancer answers
-    assert fired.count("webfarm/weights/site1/farm1") >= 2
-    assert fired.count("webfarm/weights/site1") >= 10
+    # the first two with its ticks, then once a second because no balancer answers
+    assert sum(tag.startswith("webfarm/weights/site1") for tag in fired) >= 12
     assert world.controller.counts["late"] == 0
 
 

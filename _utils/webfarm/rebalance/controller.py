@@ -1,6 +1,5 @@
 """All farms: letters in, events out, each farm at its tick; clock, disk and keys are handed in."""
 
-import functools
 import logging
 import os
 import sqlite3
@@ -181,9 +180,12 @@ class Controller:
 
     def _tell(self, balancer: str, now: float, wanted: Callable[[FarmLoop], bool]) -> list[Event]:
         """The vectors of those farms of its site, at once."""
-        loops = [loop for loop in self._of(balancer) if wanted(loop)]
-        site = self.site_of[balancer]
-        return [e for part in _parts(loops) for e in self._sent(site, part, (balancer,), now)]
+        return self._several([loop for loop in self._of(balancer) if wanted(loop)], [balancer], now)
+
+    def _several(self, loops: Iterable[FarmLoop], to: list[str], now: float) -> list[Event]:
+        """The vectors of several farms of a site."""
+        parts = _parts(loops)
+        return [e for part in parts for e in self._sent(part[0].site, part, tuple(to), now)]
 
     def _of(self, balancer: str) -> list[FarmLoop]:
         return [loop for loop in self.farms.values() if loop.site == self.site_of[balancer]]
@@ -251,12 +253,14 @@ class Controller:
 
     def _try_those_away(self, now: float) -> list[Event]:
         """All that a balancer owes which has answered nothing for long: it may be back."""
-        events = []
+        owed: dict[
+            tuple[FarmLoop, ...], list[str]
+        ] = {}  # those that owe the same are told together
         for balancer in self.site_of:
             if self._silent(balancer, now):
-                owed = functools.partial(FarmLoop.owes, balancer=balancer, now=now)
-                events += self._tell(balancer, now, owed)
-        return events
+                loops = tuple(loop for loop in self._of(balancer) if loop.owes(balancer, now))
+                owed.setdefault(loops, []).append(balancer)
+        return [event for loops, to in owed.items() for event in self._several(loops, to, now)]
 
     def _out(self, loop: FarmLoop, changes: list[Change], now: float) -> list[Event]:
         """A new vector: kept in the history, sent, and said in words beside it."""
