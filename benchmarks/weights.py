@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -59,7 +60,7 @@ class Outcome:
     policy: Policy
     latencies: list[float] = field(default_factory=list)
     errors: int = 0
-    unanswered: int = 0
+    unanswered: Counter[str] = field(default_factory=Counter)
     lateness: list[float] = field(default_factory=list)
     cpu: float = 0.0
     weights: dict[str, list[int]] = field(default_factory=dict)
@@ -75,11 +76,13 @@ class Outcome:
             if offset < warmup:
                 continue
             self.lateness.append(late * 1000)
-            if 200 <= status < 400:
+            if isinstance(status, str):
+                self.errors += 1
+                self.unanswered[status] += 1
+            elif 200 <= status < 400:
                 self.latencies.append(latency * 1000)
             else:
                 self.errors += 1
-                self.unanswered += not status
         self.latencies.sort()
         self.lateness.sort()
 
@@ -283,13 +286,15 @@ def health(
     late = max(quantile(one.lateness, 0.99) for one in outcomes)
     longest = max(quantile(one.lateness, 1.0) for one in outcomes)
     cpu = max(one.cpu for one in outcomes) / (options.warmup + options.seconds)
+    unanswered = sum((one.unanswered for one in outcomes), Counter[str]())
+    causes = ", ".join(f"{count} {name}" for name, count in unanswered.most_common()) or "none"
     yield (
         f"{scenario}: {outcomes[0].requests / options.seconds:.0f} requests/s for each policy; "
         f"generators late by {late:.1f} ms (p99), {longest:.1f} ms (longest), {cpu:.0%} of a core "
         f"each at most; steering paused for {strain.pause * 1000:.0f} ms at most; "
         f"machine {strain.busy:.0%} busy; "
         f"reports of each server: {'none wanted' if strain.reports is None else strain.reports}; "
-        f"without an answer: {sum(one.unanswered for one in outcomes)}"
+        f"without an answer: {causes}"
     )
     if late > LATE_MS or strain.busy > BUSY:
         yield f"{scenario}: DO NOT USE: the machine was too busy for these numbers"

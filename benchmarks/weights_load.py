@@ -6,13 +6,13 @@ the moment to begin (monotonic seconds), and prints what came of it as JSON.
 ``{"address": "host:port", "requests": [[offset, ms], …], "patience": seconds}``
     Open loop: each request is sent at its time, however many are still unanswered, and its latency
     counts from that time, so that a late generator hides nothing. Prints ``{"cpu": seconds,
-    "results": [[offset, latency, status, lateness], …]}``, in seconds; status 0: no answer.
+    "results": [[offset, latency, status, lateness], …]}``, in seconds; without an answer the
+    status is the error's name.
 ``{"address": "host:port", "flood": seconds, "connections": n, "path": "/…"}``
     Closed loop: as many requests as it can. Prints ``{"rate": requests/s}``.
 """
 
 import asyncio
-import contextlib
 import json
 import sys
 import time
@@ -32,9 +32,16 @@ class Clients:
 
     async def ask(self, path: str) -> int:
         """The answer's status; raises OSError, EOFError, ValueError when there is none."""
-        connection = (
-            self.idle.pop() if self.idle else await asyncio.open_connection(self.host, self.port)
-        )
+        while self.idle:
+            try:
+                return await self._ask(self.idle.pop(), path)
+            except (ConnectionError, asyncio.IncompleteReadError) as error:
+                # the balancer had closed it, being idle: as a browser, ask again on another
+                if getattr(error, "partial", b""):
+                    raise
+        return await self._ask(await asyncio.open_connection(self.host, self.port), path)
+
+    async def _ask(self, connection: Connection, path: str) -> int:
         reader, writer = connection
         kept = False
         try:
@@ -57,15 +64,17 @@ class Clients:
 
 async def steady(orders: dict[str, Any], begin: float) -> dict[str, Any]:
     clients = Clients(orders["address"])
-    results: list[tuple[float, float, int, float]] = []
+    results: list[tuple[float, float, int | str, float]] = []
     cpu = time.process_time()
 
     async def one(offset: float, ms: float) -> None:
         late = time.monotonic() - begin - offset
-        status = 0
-        with contextlib.suppress(OSError, EOFError, ValueError):  # TimeoutError is an OSError
+        status: int | str
+        try:
             async with asyncio.timeout(orders["patience"]):
                 status = await clients.ask(f"/work.php?ms={ms:.1f}")
+        except (OSError, EOFError, ValueError) as error:  # TimeoutError is an OSError
+            status = type(error).__name__
         results.append((offset, time.monotonic() - begin - offset, status, late))
 
     async with asyncio.TaskGroup() as tasks:
