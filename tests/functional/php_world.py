@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
@@ -56,13 +57,20 @@ class Daemon:
     def __init__(self, command: Sequence[str | Path], log: Path) -> None:
         self.command = [str(word) for word in command]
         self.log = log
+        self.invocation = ""
         self.process: subprocess.Popen[bytes] | None = None
         self.disturbed = False
 
     def start(self) -> None:
+        self.invocation = uuid.uuid4().hex  # as systemd does it
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+                env={**os.environ, "INVOCATION_ID": self.invocation},
             )
 
     def send(self, number: int) -> None:
@@ -104,6 +112,11 @@ class Server:
 
     def restart_php(self, how: int = signal.SIGTERM) -> None:
         self.fpm.stop(how)
+        subprocess.run(
+            [PHP, "-n", ROOT / "salt/php/files/share/ended.php"],  # the unit's ExecStopPost
+            env={"INVOCATION_ID": self.fpm.invocation, "WEBFARM_CONFIGURATION": self.home / "etc"},
+            check=True,
+        )
         socket_file = self.home / "run/php-www.sock"
         socket_file.unlink(missing_ok=True)
         self.fpm.start()

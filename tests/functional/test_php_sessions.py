@@ -176,6 +176,25 @@ def test_concurrent_requests_of_one_session_lose_nothing(site: Site) -> None:
     assert first.count() == 32
 
 
+@pytest.mark.parametrize("place", [WS2, OTHER_FARM], ids=["its-farm", "another-farm"])
+def test_a_session_in_the_hands_of_a_php_fpm_that_was_killed_is_free_at_once(
+    site: Site, place: str
+) -> None:
+    log = site.servers[place].home / "log/php.log"
+    log.unlink(missing_ok=True)
+    client = Client(site)
+    client.count()
+    lost = in_background(client.ask, path=HOLD)
+    wait_for(lambda: locked(site, WS1, WS2), "it began")
+    others = [Client(site, cookies=dict(client.cookies), farmid=client.farmid) for _ in range(3)]
+    waiting = [in_background(other.count, place) for other in others]
+    site.servers[WS1].restart_php(signal.SIGKILL)
+    assert lost.result(PATIENCE).status == 502
+    counts = sorted(future.result(PATIENCE) for future in waiting)
+    assert counts == [2, 3, 4]  # one of them took the lock over, and one after another had it
+    assert not log.exists() or "session lock" not in log.read_text()
+
+
 def test_a_request_that_another_overtook_is_refused_and_overwrites_nothing(site: Site) -> None:
     client = Client(site)
     client.count()
@@ -225,6 +244,19 @@ def test_a_cache_that_restarted_is_used_again_at_once(site: Site) -> None:
     wait_for(lambda: listens(site.servers[WS2].address, site.cache_port), "memcached is back")
     assert client.count() == 2
     assert client.farmid == "site1:farm1:1"
+
+
+def test_who_comes_while_the_cache_hangs_for_a_second_waits_for_the_lock(site: Site) -> None:
+    client = session_on(site, WS2)
+    cache = site.servers[WS2].cache
+    first = in_background(client.count, path=HOLD)
+    wait_for(lambda: locked(site, WS2), "it began")
+    cache.send(signal.SIGSTOP)
+    second = in_background(Client(site, cookies=dict(client.cookies), farmid=client.farmid).count)
+    time.sleep(1)
+    cache.send(signal.SIGCONT)
+    site.let_go()
+    assert (first.result(PATIENCE), second.result(PATIENCE)) == (2, 3)
 
 
 def test_concurrent_requests_without_the_cache_lose_nothing(site: Site) -> None:
@@ -298,13 +330,19 @@ def test_a_newer_release_stamps_a_session_that_it_only_reads(site: Site, page: s
     assert client.cookies["PHPSESSID"] != session
 
 
-def test_a_session_of_a_higher_generation_is_reset_not_answered(site: Site) -> None:
+@pytest.mark.parametrize("page", ["", "pages/read.php"])
+def test_a_session_of_the_same_release_is_kept_whatever_its_generation(
+    site: Site, page: str
+) -> None:
+    """Its farm was rolled back, to our release and a higher generation, and closes now."""
     client = Client(site, generation=5)
-    assert [client.count(), client.count()] == [1, 2]
+    assert [client.count(OTHER_FARM), client.count(OTHER_FARM)] == [1, 2]
     session = client.cookies["PHPSESSID"]
     client.generation = 4
-    assert client.count() == 1
-    assert client.cookies["PHPSESSID"] != session
+    assert client.ask(path=f"/{page}").status == 200
+    assert client.count() == (3 if page else 4)
+    assert client.cookies["PHPSESSID"] == session
+    assert row(site, client, "generation") == "4"
 
 
 def test_a_session_follows_its_farm_to_a_higher_generation(site: Site) -> None:

@@ -19,9 +19,11 @@ final class SessionCache
     /** Until we know that we have it: a request for the lock that we gave up may still arrive. */
     private const LOCK_TRIAL_SECONDS = 3;
     private const CONNECT_MILLISECONDS = 100;
-    private const ANSWER_MILLISECONDS = 500;
+    /** A member that hangs is connected to: who gives up too soon goes past a lock that is held. */
+    private const ANSWER_MILLISECONDS = 2000;
 
     private readonly Memcached $pool;
+    /** systemd's id of this start of php-fpm, and our own */
     private readonly string $token;
     private float $lockedAt = 0;
     private bool $askedTwice = false;
@@ -29,7 +31,7 @@ final class SessionCache
     /** @param list<string> $members ADDRESS:PORT of each */
     public function __construct(array $members)
     {
-        $this->token = bin2hex(random_bytes(8));
+        $this->token = getenv('INVOCATION_ID') . ':' . bin2hex(random_bytes(8));
         $this->pool = new Memcached('webfarm-' . md5(implode(' ', $members)));
         if ($this->pool->getServerList() !== []) {
             return; // the connections of an earlier request
@@ -82,7 +84,26 @@ final class SessionCache
         $this->lockedAt = microtime(true);
         // the answer to the first try may have been lost, not the lock
         $ours = $this->ask($try) || ($this->askedTwice && $this->holder($id) === $this->token);
-        return $ours && $this->ask(fn () => $this->pool->touchByKey($id, $key, self::LOCK_SECONDS));
+        if (!$ours) {
+            return $this->inherit($id);
+        }
+        return $this->ask(fn () => $this->pool->touchByKey($id, $key, self::LOCK_SECONDS));
+    }
+
+    /** Take the lock from a php-fpm that has ended, as `ended.php` told: only one of us does. */
+    private function inherit(string $id): bool
+    {
+        $held = $this->ask(
+            fn () => $this->pool->getByKey($id, "lock:$id", null, Memcached::GET_EXTENDED),
+        );
+        $ended = is_array($held)
+            && preg_match('/^([0-9a-f]{32}):/', (string) $held['value'], $holder) === 1
+            && $this->ask(fn () => $this->pool->getByKey($id, "ended:$holder[1]")) !== false;
+        return $ended && $this->ask(
+            fn () => $this->pool->casByKey(
+                $held['cas'], $id, "lock:$id", $this->token, self::LOCK_SECONDS
+            ),
+        );
     }
 
     /** Who holds the lock; null: nobody. */
@@ -119,7 +140,12 @@ final class SessionCache
             if (
                 in_array(
                     $code,
-                    [Memcached::RES_SUCCESS, Memcached::RES_NOTFOUND, Memcached::RES_NOTSTORED],
+                    [
+                        Memcached::RES_SUCCESS,
+                        Memcached::RES_NOTFOUND,
+                        Memcached::RES_NOTSTORED,
+                        Memcached::RES_DATA_EXISTS,
+                    ],
                     true,
                 )
             ) {

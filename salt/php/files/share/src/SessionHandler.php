@@ -13,7 +13,7 @@ namespace Webfarm;
  *   X-Webfarm-Uncached makes the balancer send the session's next request with X-Webfarm-Moved, which
  *   reads the database; so does a session that comes from another farm.
  * - Nothing is overwritten: each write names the version that it read.
- * - A session that a newer release or generation wrote is not for us: the client gets a new one.
+ * - A session that a newer release wrote is not for us: the client gets a new one.
  */
 final class SessionHandler implements
     \SessionHandlerInterface,
@@ -285,6 +285,9 @@ final class SessionHandler implements
                     usleep(5000);
                 }
             }
+            if ($this->oldCache !== null && !$this->lockedInOldCache) {
+                self::log('session lock of the old farm not had in ' . self::OLD_FARM_WAIT_SECONDS . ' s');
+            }
             $this->oldCache?->forget($this->id);
         } catch (CacheDown) {
             // a farm that is gone works on nothing
@@ -348,10 +351,10 @@ final class SessionHandler implements
         }
     }
 
+    /** By its release alone: a farm that was rolled back has our release and a higher generation. */
     private function isOfTheFuture(SessionRecord $record): bool
     {
-        return $this->release->isOlderThan($record->release)
-            || ($this->generation !== null && $record->generation > $this->generation);
+        return $this->release->isOlderThan($record->release);
     }
 
     private function isStampedByUs(SessionRecord $record): bool
