@@ -90,7 +90,7 @@ sessions_schema:
         sha256sum < /etc/webfarm/database.sql > /var/lib/webfarm/database.applied
     - unless:
       - sha256sum < /etc/webfarm/database.sql | cmp -s - /var/lib/webfarm/database.applied
-      - mariadb -e 'SELECT version, `release`, generation, updated, data FROM `{{ database.name }}`.sessions LIMIT 0'
+      - mariadb -e 'SELECT version, `release`, farm, updated, data FROM `{{ database.name }}`.sessions LIMIT 0'
       - >-
         test {{ hosts | length }} = "$(mariadb --skip-column-names -e
         "SELECT COUNT(*) FROM mysql.tables_priv WHERE user = '{{ database.user }}' AND db = '{{ database.name }}' AND table_name = 'sessions'")"

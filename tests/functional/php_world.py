@@ -357,7 +357,9 @@ class Site:
         with socket.create_connection((server.address, self.cache_port), timeout=5) as link:
             link.sendall(f"{command}\r\n".encode())
             reply = b""
-            while not reply.endswith((b"END\r\n", b"OK\r\n", b"DELETED\r\n", b"NOT_FOUND\r\n")):
+            while not reply.endswith(
+                (b"END\r\n", b"OK\r\n", b"STORED\r\n", b"DELETED\r\n", b"NOT_FOUND\r\n")
+            ):
                 more = link.recv(65536)
                 assert more, (command, reply)
                 reply += more
@@ -392,7 +394,7 @@ class Client:
         """One request. ``release``: what the fence expects; None: no such header."""
         there = self.site.servers[server]
         farm = server.split("-")[1]
-        sent = {"Host": "shop.example", "X-Webfarm-Generation": str(self.generation)}
+        sent = {"Host": "shop.example"}
         if release is not None:
             sent["X-Webfarm-Release"] = release or self.release
         if self.farmid != f"site1:{farm}:{self.generation}":

@@ -96,15 +96,56 @@ def test_a_session_that_returns_does_not_meet_its_past_in_the_cache(site: Site) 
     assert [client.count(place) for place in places] == list(range(1, 9))
 
 
-def test_without_the_mark_a_stale_cache_is_refused_and_nothing_is_overwritten(site: Site) -> None:
-    client = Client(site)
-    client.count()
-    stays, client.farmid = client.farmid, ""  # nobody tells farm1 that the session has left
+def test_a_stale_entry_is_refused_and_nothing_is_overwritten(site: Site) -> None:
+    client = session_on(site, WS2)
+    key, cache = f"session:{client.cookies['PHPSESSID']}", site.servers[WS2]
+    _, _, entry = (
+        site.cache_command(cache, f"get {key}").removesuffix("\r\nEND\r\n").partition("\r\n")
+    )
+    stays = client.farmid
     client.count(OTHER_FARM)
+    site.cache_command(cache, f"set {key} 0 0 {len(entry)}\r\n{entry}")  # as if it had been cut off
     client.farmid = stays  # the mark is missing: farm1 believes its cache
     assert client.ask().status == 503
     assert "count|i:2" in row(site, client, "data")
     assert client.count() == 3  # the stale entry was thrown away with the refusal
+
+
+@pytest.mark.parametrize("page", ["", "pages/read.php"])
+@pytest.mark.parametrize("keeps", ["the-first", "the-second"])
+@pytest.mark.parametrize("places", [(OTHER_FARM, WS1), (WS1, OTHER_FARM)], ids=str)
+def test_when_two_balancers_differ_no_cache_keeps_the_past(
+    site: Site, places: tuple[str, str], keeps: str, page: str
+) -> None:
+    """Two requests of one page load, one to each farm; the client keeps the cookie of either."""
+    client, kept = Client(site), {}
+    client.count(WS1)
+    before = client.farmid
+    for place in places:
+        client.farmid = before
+        assert client.ask(place, path=f"/{page}").status == 200
+        kept[place] = client.farmid
+    place = places[keeps == "the-second"]
+    client.farmid = kept[place]
+    count = 1 if page else 3
+    assert client.ask(place, path="/pages/read.php").json["count"] == count
+    assert client.count(place) == count + 1
+    other = places[keeps == "the-first"]
+    assert client.count(other) == count + 2
+
+
+def test_requests_that_cross_between_two_farms_all_succeed(site: Site) -> None:
+    """Each has the lock that the other one needs, were they to begin with their own."""
+    client = Client(site)
+    client.count(WS1)
+
+    def ask(number: int) -> int:
+        place = (WS1, OTHER_FARM)[number % 2]
+        one = Client(site, cookies=dict(client.cookies), farmid=client.farmid)
+        return one.count(place, path="/?ms=5")
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sorted(pool.map(ask, range(60))) == list(range(2, 62))
 
 
 def test_a_page_without_a_session_does_not_use_the_mark_up(site: Site) -> None:
@@ -313,6 +354,7 @@ def test_a_session_of_an_older_release_is_taken_over_and_stamped(site: Site) -> 
     client.release = "2026.11.10"
     assert client.count(OTHER_FARM) == 2
     assert row(site, client, "`release`") == "2026.11.10"
+    assert row(site, client, "farm") == "farm2"
 
 
 @pytest.mark.parametrize("page", ["read.php", "abort.php"])
@@ -328,29 +370,6 @@ def test_a_newer_release_stamps_a_session_that_it_only_reads(site: Site, page: s
     session = client.cookies["PHPSESSID"]
     client.count(WS1)
     assert client.cookies["PHPSESSID"] != session
-
-
-@pytest.mark.parametrize("page", ["", "pages/read.php"])
-def test_a_session_of_the_same_release_is_kept_whatever_its_generation(
-    site: Site, page: str
-) -> None:
-    """Its farm was rolled back, to our release and a higher generation, and closes now."""
-    client = Client(site, generation=5)
-    assert [client.count(OTHER_FARM), client.count(OTHER_FARM)] == [1, 2]
-    session = client.cookies["PHPSESSID"]
-    client.generation = 4
-    assert client.ask(path=f"/{page}").status == 200
-    assert client.count() == (3 if page else 4)
-    assert client.cookies["PHPSESSID"] == session
-    assert row(site, client, "generation") == "4"
-
-
-def test_a_session_follows_its_farm_to_a_higher_generation(site: Site) -> None:
-    client = Client(site, generation=4)
-    client.count()
-    client.generation = 5
-    assert client.count() == 2
-    assert row(site, client, "generation") == "5"
 
 
 @pytest.mark.parametrize(

@@ -45,20 +45,13 @@ spl_autoload_register(static function (string $class): void {
         // until the handler has had the session: a page without one must not use the mark up
         header('X-Webfarm-Uncached: 1');
     }
-    $generation = $_SERVER['HTTP_X_WEBFARM_GENERATION'] ?? null;
-    // the farm that the session comes from: FARMID=site:farm:generation
-    $from = explode(':', $_COOKIE['FARMID'] ?? '');
-    $old = $moved && $from[0] === $here['site'] && ($from[1] ?? '') !== $here['farm']
-        ? $here['caches'][$from[1] ?? ''] ?? null
-        : null;
     session_set_save_handler(
         new Webfarm\SessionHandler(
-            new Webfarm\SessionCache($here['caches'][$here['farm']]),
+            $here['farm'],
+            $here['caches'],
             new Webfarm\SessionDatabase($here['database']),
             $release,
-            $generation !== null && ctype_digit($generation) ? (int) $generation : null,
             $moved,
-            $old === null ? null : new Webfarm\SessionCache($old),
         ),
         true,
     );

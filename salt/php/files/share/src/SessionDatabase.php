@@ -31,24 +31,24 @@ final class SessionDatabase
     public function read(string $id): ?SessionRecord
     {
         $found = $this->ask(
-            'SELECT version, `release`, generation, updated, data FROM sessions WHERE id = ?',
+            'SELECT version, `release`, farm, updated, data FROM sessions WHERE id = ?',
             [$id],
             static fn (mysqli_stmt $done) => $done->get_result()->fetch_row(),
         );
         if (!$found) {
             return null;
         }
-        [$version, $release, $generation, $updated, $data] = $found;
-        return new SessionRecord((int) $version, $release, (int) $generation, (int) $updated, $data);
+        [$version, $release, $farm, $updated, $data] = $found;
+        return new SessionRecord((int) $version, $release, $farm, (int) $updated, $data);
     }
 
     /** Store a new session; false when there is one of this id. */
     public function insert(string $id, SessionRecord $new): bool
     {
         return $this->change(
-            'INSERT IGNORE INTO sessions (id, version, `release`, generation, updated, data)'
+            'INSERT IGNORE INTO sessions (id, version, `release`, farm, updated, data)'
             . ' VALUES (?, ?, ?, ?, ?, ?)',
-            [$id, $new->version, $new->release, $new->generation, $new->updated, $new->data],
+            [$id, $new->version, $new->release, $new->farm, $new->updated, $new->data],
         ) === 1;
     }
 
@@ -56,9 +56,9 @@ final class SessionDatabase
     public function update(string $id, int $read, SessionRecord $new): bool
     {
         return $this->change(
-            'UPDATE sessions SET version = ?, `release` = ?, generation = ?, updated = ?, data = ?'
+            'UPDATE sessions SET version = ?, `release` = ?, farm = ?, updated = ?, data = ?'
             . ' WHERE id = ? AND version = ?',
-            [$new->version, $new->release, $new->generation, $new->updated, $new->data, $id, $read],
+            [$new->version, $new->release, $new->farm, $new->updated, $new->data, $id, $read],
         ) === 1;
     }
 

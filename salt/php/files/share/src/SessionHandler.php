@@ -8,10 +8,12 @@ namespace Webfarm;
  * PHP's sessions: in the site's database, through the farm's cache.
  *
  * - What was answered is stored: a write goes to the database first, then to the cache.
+ * - One request at a time, wherever they meet: who works on a session has its lock in our own cache and
+ *   in that of the farm that answered it last, as the database says.
  * - Nothing goes back in time. The cache's entry is taken out while a request has the session and put
- *   back at its end, so a cache that missed a write has no entry. When the cache does not answer,
- *   X-Webfarm-Uncached makes the balancer send the session's next request with X-Webfarm-Moved, which
- *   reads the database; so does a session that comes from another farm.
+ *   back at its end, so a cache that missed a write has no entry, and only the farm that answered last
+ *   has one. When a cache does not answer, X-Webfarm-Uncached makes the balancer send the session's next
+ *   request with X-Webfarm-Moved, which reads the database; so does a session that comes from elsewhere.
  * - Nothing is overwritten: each write names the version that it read.
  * - A session that a newer release wrote is not for us: the client gets a new one.
  */
@@ -21,12 +23,15 @@ final class SessionHandler implements
     \SessionUpdateTimestampHandlerInterface
 {
     private const LOCK_WAIT_SECONDS = 30;
-    /** For the request that the session's old farm may still be working on. */
-    private const OLD_FARM_WAIT_SECONDS = 10;
+    /** For the request that the farm that answered last may still be working on. */
+    private const OTHER_FARM_WAIT_SECONDS = 10;
+    /** How often another farm may answer while we wait for the locks. */
+    private const TRIALS = 5;
     private const REFRESH_SECONDS = 60;
     /** How far behind the others a balancer may be. */
     private const LATE_SECONDS = 30;
 
+    private readonly SessionCache $cache;
     /** The session that this request has; empty: none yet. */
     private string $id = '';
     /** As it was read or written last; null: it is new. */
@@ -35,26 +40,26 @@ final class SessionHandler implements
     private bool $cached = true;
     /** Whether the cache needs its entry again, when nothing is written. */
     private bool $takenOut = false;
-    private bool $lockedInCache = false;
-    private bool $lockedInOldCache = false;
+    /** @var array<string, SessionCache> those in which we have the session's lock, by farm */
+    private array $locked = [];
     private bool $lockedInDatabase = false;
     /** @var array<string, true> ids made here, that nobody else can know, and not stored yet */
     private array $fresh = [];
     private bool $refused = false;
 
     /**
-     * @param ?int $generation of our farm, as the balancer says; null: nobody said
+     * @param string $farm ours
+     * @param array<string, list<string>> $caches of the site's farms: ADDRESS:PORT of each member
      * @param bool $moved whether our cache may hold an old state of the session
-     * @param ?SessionCache $oldCache of the farm that the session comes from
      */
     public function __construct(
-        private readonly SessionCache $cache,
+        private readonly string $farm,
+        private readonly array $caches,
         private readonly SessionDatabase $database,
         private readonly Release $release,
-        private readonly ?int $generation,
         private readonly bool $moved,
-        private readonly ?SessionCache $oldCache,
     ) {
+        $this->cache = new SessionCache($caches[$farm]);
     }
 
     public function open(string $path, string $name): bool
@@ -116,7 +121,7 @@ final class SessionHandler implements
                 $this->record = new SessionRecord(
                     $record->version,
                     $record->release,
-                    $record->generation,
+                    $record->farm,
                     time(),
                     $record->data,
                 );
@@ -179,23 +184,28 @@ final class SessionHandler implements
     private function claim(string $id): void
     {
         $this->begin($id);
-        $this->tryCache(fn () => $this->lockInCache());
-        if (!$this->cached) {
-            $this->lockInDatabase();
-        }
-        if ($this->moved) {
-            $this->lockInOldCache();
-        }
-        $record = $this->moved ? null : $this->tryCache(fn () => $this->cache->read($id));
-        $this->tryCache(fn () => $this->cache->forget($id));
-        $this->tellWhetherCached();
-        try {
-            $record ??= $this->database->read($id);
-        } catch (DatabaseDown $error) {
-            $this->refuse("the session cannot be read: {$error->getMessage()}");
+        $farms = [$this->farm];
+        for ($trial = 1; ; $trial++) {
+            $this->lock($farms);
+            $record = $trial > 1 || $this->moved ? null : $this->tryCache(fn () => $this->cache->read($id));
+            $this->takeOut();
+            try {
+                $record ??= $this->database->read($id);
+            } catch (DatabaseDown $error) {
+                $this->refuse("the session cannot be read: {$error->getMessage()}");
+            }
+            $last = $record?->farm ?? $this->farm;
+            $known = in_array($last, $farms, true) || !isset($this->caches[$last]);
+            if ($known || $trial === self::TRIALS || $this->isOfTheFuture($record)) {
+                break;
+            }
+            // in the order of their names, lest two requests wait for each other
+            $this->unlock();
+            $farms = [$this->farm, $last];
+            sort($farms);
         }
         if ($record !== null && $this->isOfTheFuture($record)) {
-            self::log("session of release $record->release, generation $record->generation refused");
+            self::log("session of release $record->release, by $record->farm, refused");
             if (!$this->moved && time() - $record->updated < self::LATE_SECONDS) {
                 // it has just moved on, and the balancer does not know it yet: another one does
                 $this->refused = true;
@@ -213,7 +223,7 @@ final class SessionHandler implements
         $new = new SessionRecord(
             ($this->record?->version ?? 0) + 1,
             $this->release->name,
-            $this->generation ?? $this->record?->generation ?? 0,
+            $this->farm,
             time(),
             $data,
         );
@@ -244,6 +254,21 @@ final class SessionHandler implements
         $this->takenOut = false;
     }
 
+    /** @param list<string> $farms in the order in which to lock */
+    private function lock(array $farms): void
+    {
+        foreach ($farms as $farm) {
+            if ($farm === $this->farm) {
+                $this->tryCache(fn () => $this->lockInCache());
+            } else {
+                $this->lockInCacheOf($farm);
+            }
+        }
+        if (count($this->locked) < count($farms)) {
+            $this->lockInDatabase();
+        }
+    }
+
     private function lockInCache(): void
     {
         $deadline = microtime(true) + self::LOCK_WAIT_SECONDS;
@@ -256,7 +281,44 @@ final class SessionHandler implements
             }
             usleep($pause);
         }
-        $this->lockedInCache = true;
+        $this->locked[$this->farm] = $this->cache;
+    }
+
+    /** Keep another farm away from the session until we are done. */
+    private function lockInCacheOf(string $farm): void
+    {
+        $cache = new SessionCache($this->caches[$farm]);
+        $deadline = microtime(true) + self::OTHER_FARM_WAIT_SECONDS;
+        try {
+            while (!$cache->lock($this->id)) {
+                if (microtime(true) > $deadline) {
+                    self::log("session lock of $farm not had in " . self::OTHER_FARM_WAIT_SECONDS . ' s');
+                    $cache->forget($this->id);
+                    return;
+                }
+                usleep(5000);
+            }
+            $this->locked[$farm] = $cache;
+        } catch (CacheDown $error) {
+            self::log("session cache of $farm does not answer: {$error->getMessage()}");
+        }
+    }
+
+    /** No cache that we can reach has an entry of the session left. */
+    private function takeOut(): void
+    {
+        foreach ($this->locked as $farm => $cache) {
+            if ($farm === $this->farm) {
+                $this->tryCache(fn () => $cache->forget($this->id));
+                continue;
+            }
+            try {
+                $cache->forget($this->id);
+            } catch (CacheDown) {
+                // its next request is marked as moved and does not read it
+            }
+        }
+        $this->tellWhetherCached();
     }
 
     private function lockInDatabase(): void
@@ -271,47 +333,16 @@ final class SessionHandler implements
         }
     }
 
-    /**
-     * Keep the farm that the session comes from away from it, until we are done: a balancer that follows
-     * late may still send it a request. That one then reads the database.
-     */
-    private function lockInOldCache(): void
-    {
-        $deadline = microtime(true) + self::OLD_FARM_WAIT_SECONDS;
-        try {
-            while ($this->oldCache !== null && !$this->lockedInOldCache && microtime(true) < $deadline) {
-                $this->lockedInOldCache = $this->oldCache->lock($this->id);
-                if (!$this->lockedInOldCache) {
-                    usleep(5000);
-                }
-            }
-            if ($this->oldCache !== null && !$this->lockedInOldCache) {
-                self::log('session lock of the old farm not had in ' . self::OLD_FARM_WAIT_SECONDS . ' s');
-            }
-            $this->oldCache?->forget($this->id);
-        } catch (CacheDown) {
-            // a farm that is gone works on nothing
-        }
-    }
-
     private function unlock(): void
     {
-        if ($this->lockedInCache) {
-            $this->lockedInCache = false;
+        foreach ($this->locked as $cache) {
             try {
-                $this->cache->unlock($this->id);
+                $cache->unlock($this->id);
             } catch (CacheDown) {
                 // the lock ends by itself
             }
         }
-        if ($this->lockedInOldCache) {
-            $this->lockedInOldCache = false;
-            try {
-                $this->oldCache?->unlock($this->id);
-            } catch (CacheDown) {
-                // the lock ends by itself
-            }
-        }
+        $this->locked = [];
         if ($this->lockedInDatabase) {
             $this->lockedInDatabase = false;
             try {
@@ -351,7 +382,6 @@ final class SessionHandler implements
         }
     }
 
-    /** By its release alone: a farm that was rolled back has our release and a higher generation. */
     private function isOfTheFuture(SessionRecord $record): bool
     {
         return $this->release->isOlderThan($record->release);
@@ -359,8 +389,7 @@ final class SessionHandler implements
 
     private function isStampedByUs(SessionRecord $record): bool
     {
-        return $record->release === $this->release->name
-            && ($this->generation === null || $record->generation === $this->generation);
+        return $record->release === $this->release->name && $record->farm === $this->farm;
     }
 
     /** End the request: an answer must not tell of a session that is not stored. */

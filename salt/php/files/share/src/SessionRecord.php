@@ -12,8 +12,8 @@ final class SessionRecord
         public readonly int $version,
         /** that wrote it */
         public readonly string $release,
-        /** of the farm that wrote it */
-        public readonly int $generation,
+        /** whose server wrote it */
+        public readonly string $farm,
         /** seconds since 1970, refreshed at most once a minute */
         public readonly int $updated,
         public readonly string $data,
@@ -22,15 +22,15 @@ final class SessionRecord
 
     public function encode(): string
     {
-        return "$this->version $this->release $this->generation $this->updated\n$this->data";
+        return "$this->version $this->release $this->farm $this->updated\n$this->data";
     }
 
     public static function decode(string $text): ?self
     {
-        if (preg_match('/^(\d+) (\S+) (\d+) (\d+)\n/', $text, $head) !== 1) {
+        if (preg_match('/^(\d+) (\S+) (\S+) (\d+)\n/', $text, $head) !== 1) {
             return null;
         }
         $data = substr($text, strlen($head[0]));
-        return new self((int) $head[1], $head[2], (int) $head[3], (int) $head[4], $data);
+        return new self((int) $head[1], $head[2], $head[3], (int) $head[4], $data);
     }
 }
