@@ -117,7 +117,7 @@ def test_s3_sessions_return_to_a_farm_that_remembers_their_past(shop: Shop) -> N
     """Unplanned: farm2 dies, its memcached does not; then farm1 is upgraded."""
     shop.level()
     services = ("nginx", "webfarm-php-fpm")
-    with shop.traffic("--parallel=0", rate=60):
+    with shop.traffic("--parallel=0", sessions=160):
         with shop.phase("dead"):
             for server in shop.farms["farm2"]:
                 shop.lab.fault("stop", server, *services)
