@@ -24,13 +24,16 @@ def shop(lab: Lab) -> Shop:
     return shop
 
 
-def test_without_flush_moved_mark_and_version_check_sessions_go_back_in_time(shop: Shop) -> None:
-    """S3 has three guards: the flush, the mark of a moved session, and the database's version."""
+def test_without_its_four_guards_sessions_go_back_in_time(shop: Shop) -> None:
+    """S3's: the flush, the mark of a moved session, what the farm that answered last still has in
+    its cache is taken out, and the database's version."""
     servers = shop.farms["farm1"] + shop.farms["farm2"]
     moved = "/set-header X-Webfarm-Moved/d"
+    last = r"s/\|\| !isset\(\$this->caches\[\$last\]\)/|| true/"
     version = r"s/WHERE id = \? AND version = \?/WHERE id = ? AND version >= 0 * ?/"
     with (
         shop.altered(shop.balancers, CONFIG, moved, reload=RELOAD),
+        shop.altered(servers, HANDLER, last, reload=PHP),
         shop.altered(servers, DATABASE, version, reload=PHP),
         shop.traffic("--parallel=0"),
     ):
