@@ -112,11 +112,10 @@ class Server:
 
     def restart_php(self, how: int = signal.SIGTERM) -> None:
         self.fpm.stop(how)
-        subprocess.run(
-            [PHP, "-n", ROOT / "salt/php/files/share/ended.php"],  # the unit's ExecStopPost
-            env={"INVOCATION_ID": self.fpm.invocation, "WEBFARM_CONFIGURATION": self.home / "etc"},
-            check=True,
-        )
+        if self.fpm.invocation:  # the unit's ExecStopPost
+            own = {"INVOCATION_ID": self.fpm.invocation, "WEBFARM_CONFIGURATION": self.home / "etc"}
+            ended = [PHP, "-n", ROOT / "salt/php/files/share/ended.php"]
+            subprocess.run(ended, env=own, check=True)
         socket_file = self.home / "run/php-www.sock"
         socket_file.unlink(missing_ok=True)
         self.fpm.start()
