@@ -52,6 +52,13 @@ def _lives(process: psutil.Process) -> bool:
     return False
 
 
+def _accepts(socket_file: Path) -> bool:
+    """The socket is there a moment before it is listened on."""
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(str(socket_file))
+    return True
+
+
 class Daemon:
     """A process that is started, and stopped with all that it started."""
 
@@ -120,7 +127,7 @@ class Server:
         socket_file = self.home / "run/php-www.sock"
         socket_file.unlink(missing_ok=True)
         self.fpm.start()
-        wait_for(socket_file.exists, "php-fpm answers")
+        wait_for(lambda: _accepts(socket_file), "php-fpm answers")
 
     def switch_webapp(self, version: str) -> None:
         """As an upgrade does it: another tree behind `current`."""
@@ -315,7 +322,7 @@ class Site:
             server.nginx.start()
         for server in self.servers.values():
             wait_for(lambda: listens(server.address, self.cache_port), "memcached")  # noqa: B023
-            wait_for((server.home / "run/php-www.sock").exists, "php-fpm")
+            wait_for(lambda: _accepts(server.home / "run/php-www.sock"), "php-fpm")  # noqa: B023
             wait_for(lambda: listens(server.address, server.port), "nginx")  # noqa: B023
 
     def stop(self) -> None:
