@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ from typing import Any
 
 import jinja2
 import psutil
-from loopback import NET, SHARED_PORTS, free_port, listens, wait_for
+from loopback import NET, PATIENCE, SHARED_PORTS, free_port, listens, wait_for
 from webfarm import topology
 
 ROOT = Path(__file__).parent.parent.parent
@@ -49,6 +50,13 @@ def _lives(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False
+
+
+def _accepts(socket_file: Path) -> bool:
+    """The socket is there a moment before it is listened on."""
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(str(socket_file))
+    return True
 
 
 class Daemon:
@@ -119,7 +127,7 @@ class Server:
         socket_file = self.home / "run/php-www.sock"
         socket_file.unlink(missing_ok=True)
         self.fpm.start()
-        wait_for(socket_file.exists, "php-fpm answers")
+        wait_for(lambda: _accepts(socket_file), "php-fpm answers")
 
     def switch_webapp(self, version: str) -> None:
         """As an upgrade does it: another tree behind `current`."""
@@ -314,7 +322,7 @@ class Site:
             server.nginx.start()
         for server in self.servers.values():
             wait_for(lambda: listens(server.address, self.cache_port), "memcached")  # noqa: B023
-            wait_for((server.home / "run/php-www.sock").exists, "php-fpm")
+            wait_for(lambda: _accepts(server.home / "run/php-www.sock"), "php-fpm")  # noqa: B023
             wait_for(lambda: listens(server.address, server.port), "nginx")  # noqa: B023
 
     def stop(self) -> None:
@@ -323,15 +331,62 @@ class Site:
                 daemon.stop()
         self.database.stop()
 
-    def let_go(self, hold: bool = False) -> None:
-        """Let the requests for /pages/hold.php end; or hold those that come from now on."""
+    def let_go(self, hold: bool = False, name: str = "") -> None:
+        """Let the requests for /pages/hold.php (``?as=name``) end; or hold all from now on."""
         for server in self.servers.values():
             for version in ("1", "2"):
-                file = server.home / f"srv/webapp/versions/{version}/public/pages/let-go"
+                folder = server.home / f"srv/webapp/versions/{version}/public/pages"
                 if hold:
-                    file.unlink(missing_ok=True)
+                    for file in folder.glob("let-go*"):
+                        file.unlink()
                 else:
-                    file.touch()
+                    (folder / ("let-go" + (f"-{name}" if name else ""))).touch()
+
+    def retire(self, server: Server, **change: str) -> subprocess.Popen[str]:
+        """Begin memcached's ExecStop, with what its unit leaves of root's rights."""
+        text = self.render("memcached/files/retire.conf.jinja", server.id, server.home)
+        [line] = [x for x in text.splitlines() if x.startswith("ExecStop=-")]
+        for old, new in {
+            f"{server.home}/srv/php/current/bin/php": change.get("php", PHP),
+            "/usr/share/webfarm/memcached/retire.php": self._retire(change.get("seconds", "70.0")),
+            f"{server.address}:11211": f"{server.address}:{self.cache_port}",
+        }.items():
+            assert old in line, (old, line)
+            line = line.replace(old, new)
+        bounded = ["setpriv", "--bounding-set=-all,+setuid,+setgid,+sys_resource", "--no-new-privs"]
+        return subprocess.Popen(
+            [*bounded, *shlex.split(line.removeprefix("ExecStop=-"))],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={},
+        )
+
+    def _retire(self, seconds: str) -> str:
+        """The script, where its user can read it; it waits for so many seconds."""
+        text = (ROOT / "salt/memcached/files/retire.php").read_text()
+        assert "WAIT_SECONDS = 70.0;" in text
+        file = self.home / f"retire-{seconds}.php"
+        file.write_text(text.replace("WAIT_SECONDS = 70.0;", f"WAIT_SECONDS = {seconds};"))
+        return str(file)
+
+    def stop_cache(self, server: Server) -> None:
+        """Stop its memcached as systemd does."""
+        said, _ = self.retire(server).communicate(timeout=PATIENCE + 30)
+        server.cache.stop()
+        assert said == ""
+
+    def start_cache(self, server: Server) -> None:
+        """Empty."""
+        server.cache.start()
+        wait_for(lambda: listens(server.address, self.cache_port), "memcached is back")
+
+    def settle(self) -> None:
+        """Every member has been there for long, and nobody is at work from before that."""
+        for server in self.servers.values():
+            self.cache_command(server, "set since 0 0 1\r\n1")
+            self.cache_command(server, "delete young")
 
     def heal(self) -> None:
         """Everything runs, nothing is remembered."""
@@ -351,6 +406,7 @@ class Site:
             self.cache_command(server, "flush_all")
             if os.readlink(server.home / "srv/webapp/current") != "versions/1":
                 server.switch_webapp("1")
+        self.settle()
 
     def cache_command(self, server: Server, command: str) -> str:
         with socket.create_connection((server.address, self.cache_port), timeout=5) as link:

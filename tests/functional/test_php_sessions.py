@@ -4,12 +4,15 @@ import itertools
 import os
 import random
 import signal
+import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import psutil
 import pytest
 from loopback import PATIENCE, listens, wait_for
 from php_world import OTHER_FARM, WS1, WS2, Client, Site, running_site
@@ -586,3 +589,268 @@ def test_while_caches_hang_die_and_return_no_request_fails_and_no_session_goes_b
     answers = sum(wanderer.result(PATIENCE) for wanderer in wanderers)
     assert faults == []
     assert answers > 100
+
+
+def another(client: Client) -> Client:
+    """The same browser, with one more request at the same time."""
+    return Client(client.site, cookies=dict(client.cookies), farmid=client.farmid)
+
+
+def locked_in_database(site: Site, client: Client) -> bool:
+    name = f"CONCAT('webfarm:', SHA1('{client.cookies['PHPSESSID']}'))"
+    return site.sql(f"SELECT IS_USED_LOCK({name}) IS NOT NULL") == "1"
+
+
+def young(site: Site, server: str) -> str:
+    """Why the member's locks are not enough: a key's value; empty: they are."""
+    lines = site.cache_command(site.servers[server], "get young").splitlines()
+    return lines[1] if len(lines) > 1 else ""
+
+
+def test_requests_while_a_member_restarts_as_planned_follow_one_another(site: Site) -> None:
+    """From the member's lock to the database's and back."""
+    client, server = session_on(site, WS2), site.servers[WS2]
+    first = in_background(another(client).count, path=f"{HOLD}?as=first")
+    wait_for(lambda: locked(site, WS2), "the first has the member's lock")
+    assert not locked_in_database(site, client)
+    stopping = in_background(site.stop_cache, server)
+    wait_for(lambda: young(site, WS2) == "retiring", "the member is about to stop")
+    second = in_background(another(client).count, path=f"{HOLD}?as=second")
+    time.sleep(0.5)  # the member could have stopped by now, and must not
+    assert not stopping.done()
+    site.let_go(name="first")
+    assert first.result(PATIENCE) == 2
+    stopping.result(PATIENCE)
+    wait_for(lambda: locked_in_database(site, client), "the second is at work")
+    third = in_background(another(client).count)  # the member is away
+    time.sleep(1.5)  # until php-fpm asks again a cache that it had given up
+    site.start_cache(server)
+    fourth = in_background(another(client).count)  # the member is back, and empty
+    wait_for(lambda: young(site, WS2), "the fourth has seen it")
+    time.sleep(0.5)  # they could have been answered by now, and must not be
+    assert not third.done() and not fourth.done()
+    site.let_go(name="second")
+    assert second.result(PATIENCE) == 3
+    assert {third.result(PATIENCE), fourth.result(PATIENCE)} == {4, 5}
+
+
+@pytest.mark.parametrize("place", [WS1, OTHER_FARM], ids=["its-farm", "another-farm"])
+def test_a_member_that_comes_back_empty_does_not_let_in_a_second(site: Site, place: str) -> None:
+    client, server = session_on(site, WS2), site.servers[WS2]
+    server.cache.stop(signal.SIGKILL)
+    first = in_background(another(client).count, path=HOLD)
+    wait_for(lambda: locked_in_database(site, client), "the first has the database's lock only")
+    site.start_cache(server)
+    time.sleep(1.5)  # until php-fpm asks again a cache that it had given up
+    second = in_background(another(client).count, place)
+    wait_for(lambda: locked(site, WS2), "the second has the member's")
+    time.sleep(0.5)  # it could have been answered by now, and must not be
+    assert not second.done()
+    site.let_go()
+    assert (first.result(PATIENCE), second.result(PATIENCE)) == (2, 3)
+
+
+def test_a_member_that_is_killed_costs_one_of_two_requests_and_no_data(site: Site) -> None:
+    """What nobody can help: the first's lock died with the member."""
+    client, server = session_on(site, WS2), site.servers[WS2]
+    first = in_background(another(client).ask, path=HOLD)
+    wait_for(lambda: locked(site, WS2), "the first has the member's lock")
+    server.cache.stop(signal.SIGKILL)
+    assert another(client).count() == 2
+    site.let_go()
+    assert first.result(PATIENCE).status == 503
+    assert client.count() == 3
+
+
+def test_a_member_settles_by_its_own_clock_and_then_costs_no_lock_in_the_database(
+    site: Site,
+) -> None:
+    client, server = session_on(site, WS2), site.servers[WS2]
+    site.cache_command(server, "flush_all")
+    for expected in (True, False):
+        held = in_background(another(client).count, path=HOLD)
+        wait_for(lambda: locked(site, WS2), "it has the member's lock")
+        if expected:
+            wait_for(lambda: locked_in_database(site, client), "and the database's")
+            listed = site.cache_command(server, "lru_crawler metadump all").splitlines()
+            ends = {
+                word.split()[0]: int(word.split()[1].removeprefix("exp="))
+                for word in listed
+                if word.startswith(("key=since ", "key=young "))
+            }
+            now = int(memcache_stat(site, WS2, "time"))
+            assert ends["key=since"] == -1
+            assert 60 < ends["key=young"] - now <= 70  # longer than a lock, within the test's time
+        else:
+            wait_for(lambda: site.cached_keys(server, "session") == [], "it is at work")
+            assert not locked_in_database(site, client)
+        site.let_go()
+        held.result(PATIENCE)
+        assert not locked_in_database(site, client)
+        site.let_go(hold=True)
+        site.cache_command(server, "delete young")  # its 70 s are over
+
+
+def memcache_stat(site: Site, server: str, name: str) -> str:
+    lines = site.cache_command(site.servers[server], "stats").splitlines()
+    return dict(line.split(" ", 2)[1:] for line in lines if line != "END")[name]
+
+
+def test_a_young_member_keeps_no_entry_and_is_not_believed(site: Site) -> None:
+    """Who takes it for away has only the database's lock, and cannot take an entry out."""
+    client, server = session_on(site, WS2), site.servers[WS2]
+    [entry] = site.cached_keys(server, "session")
+    text = site.cache_command(server, f"get {entry.replace('%3A', ':')}").splitlines()
+    site.cache_command(server, "set young 0 70 1\r\n1")
+    assert client.count() == 2
+    assert site.cached_keys(server, "session") == []
+    old = "\r\n".join(text[1:-1])
+    site.cache_command(server, f"set {entry.replace('%3A', ':')} 0 0 {len(old)}\r\n{old}")
+    assert client.count() == 3
+    site.cache_command(server, "delete young")
+    assert [client.count(), client.count()] == [4, 5]
+    assert site.cached_keys(server, "session") == [entry]
+
+
+@pytest.mark.parametrize(
+    "forged", ["since", "young", "since" + "0" * 20, "lock:since", "x\r\nset since 0 0 1\r\n9"]
+)
+def test_no_client_has_a_say_in_whether_a_member_is_settled(site: Site, forged: str) -> None:
+    for name, server in site.servers.items():
+        before = site.cache_command(server, "get since")
+        for cookie in (f"PHPSESSID={forged}", f"PHPSESSID={forged}; FARMID=site1:farm1:1"):
+            raw = cookie.replace("\r\n", "%0d%0a")
+            assert Client(site).ask(name, headers={"Cookie": raw}).status == 200
+        assert Client(site).ask(name, headers={"X-Since": "9", "Since": "9"}).status == 200
+        assert site.cache_command(server, "get since") == before
+        assert young(site, name) == ""
+
+
+HOLDER = "0" * 32
+
+
+def hold_by_hand(site: Site, token: str) -> None:
+    site.cache_command(site.servers[WS2], f"set lock:abc,-{'0' * 16} 0 0 {len(token)}\r\n{token}")
+
+
+def test_retiring_waits_for_whoever_came_before_and_for_nobody_else(site: Site) -> None:
+    server = site.servers[WS2]
+    hold_by_hand(site, f"{HOLDER}:1")
+    retiring = site.retire(server)
+    try:
+        wait_for(lambda: young(site, WS2) == "retiring", "it has begun")
+        names = wait_for(lambda: psutil.Process(retiring.pid).username(), "it runs")
+        wait_for(lambda: psutil.Process(retiring.pid).username() == "memcache", names)
+        with pytest.raises(subprocess.TimeoutExpired):
+            retiring.wait(0.7)  # as long as the first is at work
+        hold_by_hand(site, f"{HOLDER}:2")  # the next has it, and the database's
+        assert retiring.wait(PATIENCE) == 0
+    finally:
+        retiring.kill()
+        retiring.communicate()
+
+
+def test_retiring_does_not_wait_for_a_php_fpm_that_has_ended(site: Site) -> None:
+    hold_by_hand(site, f"{HOLDER}:1")
+    site.cache_command(site.servers[WS2], f"set ended:{HOLDER} 0 0 1\r\n1")
+    retiring = site.retire(site.servers[WS2])
+    assert retiring.communicate(timeout=PATIENCE) == ("", None)
+    assert retiring.returncode == 0
+
+
+def test_retiring_finds_a_lock_among_many_entries(site: Site) -> None:
+    server = site.servers[WS2]
+    with socket.create_connection((server.address, site.cache_port), timeout=PATIENCE) as link:
+        for kind in ("lock", "session"):
+            text = "".join(f"set {kind}:{n:020} 0 0 1 noreply\r\nx\r\n" for n in range(20_000))
+            link.sendall(text.encode())
+        link.sendall(b"version\r\n")
+        assert link.recv(100).startswith(b"VERSION")
+    hold_by_hand(site, f"{HOLDER}:1")
+    retiring = site.retire(server)
+    wait_for(lambda: young(site, WS2) == "retiring", "it has begun")
+    with socket.create_connection((server.address, site.cache_port), timeout=PATIENCE) as link:
+        text = "".join(f"delete lock:{n:020} noreply\r\n" for n in range(20_000))
+        link.sendall(text.encode())
+        with pytest.raises(subprocess.TimeoutExpired):
+            retiring.wait(1)
+    site.cache_command(server, f"delete lock:abc,-{'0' * 16}")
+    assert retiring.communicate(timeout=PATIENCE) == ("", None)
+
+
+def test_retiring_waits_not_for_ever(site: Site) -> None:
+    hold_by_hand(site, f"{HOLDER}:1")
+    retiring = site.retire(site.servers[WS2], seconds="1.0")
+    said, _ = retiring.communicate(timeout=PATIENCE)
+    assert said == "sessions at work are not waited for: 1 of them after 1 s\n"
+
+
+def test_retiring_does_not_need_the_database(site: Site) -> None:
+    client = session_on(site, WS2)
+    site.database.stop()
+    first = in_background(another(client).ask, path=HOLD)
+    wait_for(lambda: locked(site, WS2), "it began")
+    stopping = in_background(site.stop_cache, site.servers[WS2])
+    wait_for(lambda: young(site, WS2) == "retiring", "the member is about to stop")
+    time.sleep(0.5)  # it could have stopped by now, and must not
+    assert not stopping.done()
+    site.let_go()
+    stopping.result(PATIENCE)
+    assert first.result(PATIENCE).status == 503  # it wanted to store
+    site.start_database()
+    assert client.count() == 2
+
+
+def test_a_memcached_that_hangs_or_is_gone_or_a_missing_php_does_not_hold_up_its_stop(
+    site: Site,
+) -> None:
+    server = site.servers[WS2]
+    hold_by_hand(site, f"{HOLDER}:1")
+    done = site.retire(server, php="/nonexistent/php")
+    assert "/nonexistent/php" in done.communicate(timeout=PATIENCE)[0]
+    server.cache.send(signal.SIGSTOP)
+    done = site.retire(server)
+    assert "memcached does not answer" in done.communicate(timeout=PATIENCE)[0]
+    server.cache.send(signal.SIGCONT)
+    server.cache.stop()
+    done = site.retire(server)
+    assert "Connection refused" in done.communicate(timeout=PATIENCE)[0]
+
+
+def test_while_members_restart_as_planned_sessions_with_many_requests_at_once_lose_none(
+    site: Site,
+) -> None:
+    """A wave of reboots: members settle, restart, and settle again."""
+    stop = threading.Event()
+    clients = [session_on(site, cache) for cache in (WS1, WS2, WS2)]
+    counts: list[list[int]] = [[] for _ in clients]
+    faults: list[str] = []
+
+    def keep_asking(which: int, place: str) -> None:
+        while not stop.is_set() and not faults:
+            answer = another(clients[which]).ask(place, path="/?ms=20")
+            if answer.status == 200:
+                counts[which].append(answer.json["count"])
+            else:
+                faults.append(f"{place}: {answer.status} {answer.body!r}")
+
+    askers = [
+        in_background(keep_asking, which, place)
+        for which in range(len(clients))
+        for place in (WS1, WS1, WS2, OTHER_FARM)
+    ]
+    for turn in range(6):
+        server = site.servers[(WS2, WS1)[turn % 2]]
+        site.stop_cache(server)
+        time.sleep(0.1)  # how long it is away
+        site.start_cache(server)
+        time.sleep(2.5)  # until php-fpm asks again a cache that it had given up
+        site.settle()
+        time.sleep(0.5)  # how long all is well
+    stop.set()
+    for asker in askers:
+        asker.result(PATIENCE)
+    assert faults == []
+    for counted in counts:
+        assert sorted(counted) == list(range(2, len(counted) + 2))
+        assert len(counted) > 50

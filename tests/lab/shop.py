@@ -306,6 +306,18 @@ class Shop:
             wrong = {n: done.get(n) for n in servers if not isinstance(done.get(n), dict)}
             assert not wrong, f"{function} failed: {wrong}"
 
+    def settle(self) -> None:
+        """Make every cache of the site one that has been there for long: it is believed at once.
+
+        Only while there is no traffic: nobody may still be at work who came before.
+        """
+        words = r"set since 0 0 1\r\n1\r\ndelete young\r\nquit\r\n"
+        for farm, members in self.memcached.items():
+            for member in members:
+                ask = f"printf '{words}' | socat -t5 - TCP:{member}"
+                said = self.lab.sh(self.farms[farm][0], ask).split()
+                assert said[:1] == ["STORED"], f"{member}: {said}"
+
     # -- traffic
 
     @contextmanager

@@ -18,6 +18,8 @@ final class SessionCache
     private const LOCK_SECONDS = 60;
     /** Until we know that we have it: a request for the lock that we gave up may still arrive. */
     private const LOCK_TRIAL_SECONDS = 3;
+    /** Longer than a lock lasts, and than a request. */
+    private const YOUNG_SECONDS = 70;
     private const CONNECT_MILLISECONDS = 100;
     /** A member that hangs is connected to: who gives up too soon goes past a lock that is held. */
     private const ANSWER_MILLISECONDS = 2000;
@@ -58,6 +60,35 @@ final class SessionCache
     {
         $text = $this->ask(fn () => $this->pool->getByKey($id, "session:$id"));
         return is_string($text) ? SessionRecord::decode($text) : null;
+    }
+
+    /**
+     * Whether the session's member is settled, so that its lock, which we have, is enough: and, if
+     * `$wanted`, what it has of the session.
+     *
+     * A member that began empty knows nothing of who was at work before. So who first finds it without
+     * the key `since` adds that, and before it `young`, which goes by memcached's own clock: a machine
+     * that has just booted may have the time wrong. Until then, and again when `retire.php` has put
+     * `young` back since memcached is about to stop, the database's lock is needed as well.
+     *
+     * To be asked after the lock was had: if the member began anew in between, it has no `since`.
+     *
+     * @return array{bool, ?SessionRecord}
+     */
+    public function look(string $id, bool $wanted): array
+    {
+        $keys = ['since', 'young', ...($wanted ? ["session:$id"] : [])];
+        $found = $this->ask(fn () => $this->pool->getMultiByKey($id, $keys)) ?: [];
+        if (!isset($found['since'])) {
+            $this->ask(fn () => $this->pool->addByKey($id, 'young', '1', self::YOUNG_SECONDS));
+            // on the same connection, lest a member that begins anew just now gets this one alone
+            $this->ask(fn () => $this->pool->addByKey($id, 'since', (string) time()), 1);
+        }
+        $text = $found["session:$id"] ?? null;
+        return [
+            isset($found['since']) && !isset($found['young']),
+            is_string($text) ? SessionRecord::decode($text) : null,
+        ];
     }
 
     /**
@@ -131,7 +162,7 @@ final class SessionCache
     }
 
     /** @param callable(): mixed $exchange false is an answer too: not found, not stored */
-    private function ask(callable $exchange): mixed
+    private function ask(callable $exchange, int $attempts = 2): mixed
     {
         for ($attempt = 1; ; $attempt++) {
             $this->askedTwice = $attempt === 2;
@@ -152,7 +183,7 @@ final class SessionCache
                 return $answer;
             }
             // a connection kept from an earlier request may have died since: once more, on a new one
-            if ($attempt === 2 || $code === Memcached::RES_TIMEOUT) {
+            if ($attempt === $attempts || $code === Memcached::RES_TIMEOUT) {
                 throw new CacheDown($this->pool->getResultMessage(), $code);
             }
         }

@@ -9,7 +9,8 @@ namespace Webfarm;
  *
  * - What was answered is stored: a write goes to the database first, then to the cache.
  * - One request at a time, wherever they meet: who works on a session has its lock in our own cache and
- *   in that of the farm that answered it last, as the database says.
+ *   in that of the farm that answered it last, as the database says. Where a cache's lock is not enough,
+ *   because it is away, about to stop or not back for long, also in the database.
  * - Nothing goes back in time. The cache's entry is taken out while a request has the session and put
  *   back at its end, so a cache that missed a write has no entry, and only the farm that answered last
  *   has one. When a cache does not answer, X-Webfarm-Uncached makes the balancer send the session's next
@@ -43,6 +44,8 @@ final class SessionHandler implements
     /** @var array<string, SessionCache> those in which we have the session's lock, by farm */
     private array $locked = [];
     private bool $lockedInDatabase = false;
+    /** Whether these are enough, so that our cache may have the session's entry. */
+    private bool $settled = true;
     /** @var array<string, true> ids made here, that nobody else can know, and not stored yet */
     private array $fresh = [];
     private bool $refused = false;
@@ -178,6 +181,7 @@ final class SessionHandler implements
         $this->id = $id;
         $this->record = null;
         $this->takenOut = false;
+        $this->settled = true;
     }
 
     /** Have the session to ourselves, and know what is stored of it. */
@@ -186,8 +190,7 @@ final class SessionHandler implements
         $this->begin($id);
         $farms = [$this->farm];
         for ($trial = 1; ; $trial++) {
-            $this->lock($farms);
-            $record = $trial > 1 || $this->moved ? null : $this->tryCache(fn () => $this->cache->read($id));
+            $record = $this->lock($farms, $trial === 1 && !$this->moved);
             $this->takeOut();
             try {
                 $record ??= $this->database->read($id);
@@ -244,6 +247,10 @@ final class SessionHandler implements
 
     private function putBack(): void
     {
+        $this->takenOut = false;
+        if (!$this->settled) {
+            return; // who has only the database's lock could not take it out
+        }
         $seconds = (int) ini_get('session.gc_maxlifetime');
         $added = $this->tryCache(fn () => $this->cache->add($this->id, $this->record, $seconds));
         if ($added === false) {
@@ -251,11 +258,17 @@ final class SessionHandler implements
             $this->cached = false;
             $this->tellWhetherCached();
         }
-        $this->takenOut = false;
     }
 
-    /** @param list<string> $farms in the order in which to lock */
-    private function lock(array $farms): void
+    /**
+     * Have the session's lock; in the database too, when one of these caches is away or not settled.
+     *
+     * @param list<string> $farms in the order in which to lock; the database is always the last
+     * @param bool $wanted whether our cache's entry may be believed
+     * @return ?SessionRecord that entry; not of a cache that is not settled: who has only the database's
+     *     lock could not take it out
+     */
+    private function lock(array $farms, bool $wanted): ?SessionRecord
     {
         foreach ($farms as $farm) {
             if ($farm === $this->farm) {
@@ -264,9 +277,19 @@ final class SessionHandler implements
                 $this->lockInCacheOf($farm);
             }
         }
-        if (count($this->locked) < count($farms)) {
+        $record = null;
+        $this->settled = count($this->locked) === count($farms);
+        foreach ($this->locked as $farm => $cache) {
+            $own = $farm === $this->farm;
+            $look = fn () => $cache->look($this->id, $own && $wanted);
+            $seen = $own ? $this->tryCache($look) : $this->tryCacheOf($farm, $look);
+            $this->settled = $this->settled && ($seen[0] ?? false);
+            $record ??= $seen[1] ?? null;
+        }
+        if (!$this->settled) {
             $this->lockInDatabase();
         }
+        return $this->settled ? $record : null;
     }
 
     private function lockInCache(): void
@@ -289,7 +312,7 @@ final class SessionHandler implements
     {
         $cache = new SessionCache($this->caches[$farm]);
         $deadline = microtime(true) + self::OTHER_FARM_WAIT_SECONDS;
-        try {
+        $this->tryCacheOf($farm, function () use ($cache, $farm, $deadline): void {
             while (!$cache->lock($this->id)) {
                 if (microtime(true) > $deadline) {
                     self::log("session lock of $farm not had in " . self::OTHER_FARM_WAIT_SECONDS . ' s');
@@ -299,9 +322,7 @@ final class SessionHandler implements
                 usleep(5000);
             }
             $this->locked[$farm] = $cache;
-        } catch (CacheDown $error) {
-            self::log("session cache of $farm does not answer: {$error->getMessage()}");
-        }
+        });
     }
 
     /** No cache that we can reach has an entry of the session left. */
@@ -329,7 +350,7 @@ final class SessionHandler implements
         try {
             $this->lockedInDatabase = $this->database->lock($this->id, self::LOCK_WAIT_SECONDS);
         } catch (DatabaseDown $error) {
-            $this->refuse("neither the cache nor the database answers: {$error->getMessage()}");
+            $this->refuse("the cache is not enough, the database does not answer: {$error->getMessage()}");
         }
     }
 
@@ -365,6 +386,17 @@ final class SessionHandler implements
             $this->cached = false;
             self::log("session cache does not answer: {$error->getMessage()}");
             $this->tellWhetherCached();
+            return null;
+        }
+    }
+
+    /** What `$exchange` with another farm's cache returns; null when that does not answer. */
+    private function tryCacheOf(string $farm, callable $exchange): mixed
+    {
+        try {
+            return $exchange();
+        } catch (CacheDown $error) {
+            self::log("session cache of $farm does not answer: {$error->getMessage()}");
             return null;
         }
     }
