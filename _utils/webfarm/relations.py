@@ -19,6 +19,7 @@ def mistakes(data: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each mistake between entries: clashes, unknown or ambiguous releases."""
     yield from _unique_nodes(data)
     yield from _own_pools(data)
+    yield from _profiles(data)
     release_of: dict[tuple[str, str], str] = {}
     known = _mapping(data, "releases")
     for name, release in known.items():
@@ -65,6 +66,40 @@ def _own_pools(data: Mapping[str, Any]) -> Iterator[str]:
                         "each farm needs its own"
                     )
                 users.setdefault(str(member), path)
+
+
+def _profiles(data: Mapping[str, Any]) -> Iterator[str]:
+    """Each hardware profile in use is described, and has a server that certifies for it."""
+    known = _mapping(data, "hw_profiles")
+    certifying = _mapping(data, "preproduction", "servers")
+    served = {str(_profile(server)) for server in certifying.values()}
+    missing: dict[str, list[str]] = {}
+    for path, server in _raw_servers(data):
+        profile = _profile(server)
+        if known and profile not in known:
+            allowed = ", ".join(map(str, known))
+            yield f"{path}.hw_profile: {shown(profile)}: is not in webfarm.hw_profiles ({allowed})"
+        if certifying and str(profile) not in served:
+            missing.setdefault(str(profile), []).append(path)
+    for profile, paths in missing.items():
+        yield (
+            f"webfarm.preproduction.servers: none has hw_profile {shown(profile)}, which"
+            f" {paths[0]}{f' and {len(paths) - 1} more' if paths[1:] else ''} has: nothing could be"
+            " certified for it"
+        )
+
+
+def _profile(server: Any) -> Any:
+    return _mapping(server).get("hw_profile", "default")
+
+
+def _raw_servers(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, site in _mapping(data, "sites").items():
+        for farm_name, farm in _mapping(site, "farms").items():
+            for minion, server in _mapping(farm, "servers").items():
+                yield f"webfarm.sites.{name}.farms.{farm_name}.servers.{minion}", server
+    for minion, server in _mapping(data, "preproduction", "servers").items():
+        yield f"webfarm.preproduction.servers.{minion}", server
 
 
 def _raw_nodes(data: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:

@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from webfarm import names, relations, releases, shape
 from webfarm.errors import BadTopology, WebfarmError
+from webfarm.hw_profiles import HwProfile
+from webfarm.packages.settings import Packages
 from webfarm.policy import Policy
 from webfarm.shape import Model
 from webfarm.weights import Law
@@ -186,6 +188,8 @@ class Topology(Model):
     primary: Primary
     sites: Annotated[dict[LayerName, Site], Field(min_length=1, max_length=FENCE_SLOTS)]
     preproduction: Preproduction = Preproduction()
+    packages: Packages = Packages()
+    hw_profiles: dict[Name, HwProfile] = Field(default_factory=dict)
     releases: Annotated[dict[Version, Release], Field(min_length=1)]
     target: Version
     initial: Version
