@@ -19,6 +19,8 @@ import sys
 
 from salt.exceptions import SaltException
 from webfarm import names
+from webfarm.certificates import commands as certificates_
+from webfarm.certificates.table import show_certificates
 from webfarm.errors import BadName
 from webfarm.rollout import arguments, back, commands, control, salt_master, servers
 from webfarm.rollout import status as status_
@@ -69,7 +71,16 @@ def plan(site=None, farm=None, release=None, order=None, policy=None, reset_sess
     )
 
 
-def farm(site, farm, release=None, policy=None, plan_id=None, override=None, reset_sessions=False):
+def farm(
+    site,
+    farm,
+    release=None,
+    policy=None,
+    plan_id=None,
+    override=None,
+    reset_sessions=False,
+    force=None,
+):
     """
     Take one farm to a release.
 
@@ -86,6 +97,8 @@ def farm(site, farm, release=None, policy=None, plan_id=None, override=None, res
         The reason to run outside the maintenance windows or in a freeze; it is recorded.
     reset_sessions
         Allow a release that is older than one that sessions have seen; those sessions are reset.
+    force
+        The reason to take a release to production that is not certified; it is recorded.
 
     Ctrl-C pauses after the current step; ``upgrade.resume`` or the same command goes on.
 
@@ -98,7 +111,7 @@ def farm(site, farm, release=None, policy=None, plan_id=None, override=None, res
     """
     return _run(
         lambda context: commands.upgrade(
-            context, site, farm, release, None, policy, plan_id, override, reset_sessions
+            context, site, farm, release, None, policy, plan_id, override, reset_sessions, force
         ),
         required=("site", "farm"),
         site=site,
@@ -116,13 +129,14 @@ def site(
     plan_id=None,
     override=None,
     reset_sessions=False,
+    force=None,
 ):
     """
     Take a site to a release, farm by farm; the first farm that fails ends it.
 
     order
         The farms in another order than the pillar's: ``order=farm2,farm1``.
-    site, release, policy, plan_id, override, reset_sessions
+    site, release, policy, plan_id, override, reset_sessions, force
         As in :py:func:`farm`.
 
     CLI Example:
@@ -134,7 +148,7 @@ def site(
     """
     return _run(
         lambda context: commands.upgrade(
-            context, site, None, release, order, policy, plan_id, override, reset_sessions
+            context, site, None, release, order, policy, plan_id, override, reset_sessions, force
         ),
         required=("site",),
         site=site,
@@ -144,13 +158,21 @@ def site(
     )
 
 
-def all_(release=None, order=None, policy=None, plan_id=None, override=None, reset_sessions=False):
+def all_(
+    release=None,
+    order=None,
+    policy=None,
+    plan_id=None,
+    override=None,
+    reset_sessions=False,
+    force=None,
+):
     """
     Take every site to a release, site by site, farm by farm.
 
     order
         The sites, or all farms as ``site1/farm2``, in another order than the pillar's.
-    release, policy, plan_id, override, reset_sessions
+    release, policy, plan_id, override, reset_sessions, force
         As in :py:func:`farm`.
 
     CLI Example:
@@ -162,7 +184,7 @@ def all_(release=None, order=None, policy=None, plan_id=None, override=None, res
     """
     return _run(
         lambda context: commands.upgrade(
-            context, None, None, release, order, policy, plan_id, override, reset_sessions
+            context, None, None, release, order, policy, plan_id, override, reset_sessions, force
         ),
         release=release,
         order=order,
@@ -419,6 +441,70 @@ def good(release, reason=None):
     )
 
 
+def certify(release=None, packages=None, profiles=None):
+    """
+    Run a release or a package set on the preproduction server of each hardware profile, test it
+    there, and record a certificate if all of it worked. What production needs one for is the
+    pillar's ``webfarm:preproduction:certify``.
+
+    release
+        A release of the pillar.
+    packages
+        Instead: the words of a package set, ``packages='[openssl, nginx=1.22.1-9]'``.
+    profiles
+        Hardware profiles; default: all that production servers have.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run upgrade.certify release=2026.11.2
+        salt-run upgrade.certify packages='[openssl, libssl3]' profiles=r640
+    """
+
+    return _run(
+        lambda context: certificates_.certify(context, release, packages, profiles),
+        release=release,
+    )
+
+
+def certificates(id=None, limit=20):
+    """
+    Show the latest certificates with their state, or one with all that was tested.
+
+    id
+        The number of a certificate.
+    limit
+        How many certificates.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run upgrade.certificates
+        salt-run upgrade.certificates 7 --out=json
+    """
+    return _run(lambda context: certificates_.certificates(context, id, limit))
+
+
+def revoke(id, reason=None):
+    """
+    Let a certificate count no more; recorded. Older ones of the same subject do not count either.
+
+    id
+        The number of a certificate.
+    reason
+        Why; it must be given.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run upgrade.revoke 7 reason='loses carts after an hour'
+    """
+    return _run(lambda context: certificates_.revoke(context, id, reason))
+
+
 def _run(ask, required=(), watching=False, order=None, **given):
     """Check the names, build what a command needs, run it; the data sets the exit code."""
     opts = __opts__
@@ -455,6 +541,7 @@ def _run(ask, required=(), watching=False, order=None, **given):
     shown = cli and not opts.get("output")
     if shown:
         show_plan(data, sys.stderr)
+        show_certificates(data, sys.stderr)
         data = brief(data)
     if not data.get("result", True):
         data["retcode"] = 1

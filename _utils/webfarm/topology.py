@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
 
 from webfarm import names, relations, releases, shape
+from webfarm.certificates.settings import Certifying
 from webfarm.errors import BadTopology, WebfarmError
 from webfarm.hw_profiles import HwProfile
 from webfarm.packages.settings import Packages
@@ -158,7 +159,7 @@ class Store(Model):
     address: Address
 
 
-class Preproduction(Model):
+class Preproduction(Certifying):
     """Servers on which releases and packages are certified."""
 
     servers: dict[Name, Server] = Field(default_factory=dict)

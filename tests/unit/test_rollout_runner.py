@@ -184,6 +184,9 @@ FUNCTIONS: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "rollback": ("back", "rollback", (7,)),
     "unlock": ("control", "unlock", ("site1", "it hangs")),
     "bad": ("control", "bad", ("2026.11.2", "loses carts")),
+    "certify": ("certificates_", "certify", ("2026.11.2",)),
+    "certificates": ("certificates_", "certificates", ()),
+    "revoke": ("certificates_", "revoke", (7, "loses carts")),
     "good": ("control", "good", ("2026.11.2", "it was the database")),
 }
 
@@ -244,7 +247,7 @@ ODD: list[Any] = [
 TYPED: dict[str, Any] = {
     # what each argument otherwise gets
     **{"site": "site1", "farm": "farm2", "server": "site1-farm2-ws1", "minion": "site1-lb1"},
-    **{"release": "2026.11.2", "reason": "a reason"},
+    **{"release": "2026.11.2", "reason": "a reason", "id": 7},
 }
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from webfarm import names
+from webfarm.certificates import gate
 from webfarm.errors import WebfarmError
 from webfarm.rollout import arguments, estimate, windows
 from webfarm.rollout import plan_id as plan_id_
@@ -38,6 +39,7 @@ def plan(
 ) -> dict[str, Any]:
     """The steps of every farm in the scope, each farm as the one before it leaves the site."""
     run = wanted(context, site, farm, release, order, policy, None, reset_sessions)
+    run, uncertified = gate.refusal(context, run)
     sites = in_force(context.topology, run)
     seen = observe(context, run)
     run = run if order is not None else arrange(context, run, seen)
@@ -57,6 +59,8 @@ def plan(
         lowest = min([lowest, *(one.capacity for one in foreseen)])
     for number, approval in approvals(run, sites).items():
         plans[number]["approval"] = approval
+    for planned in plans if uncertified else ():
+        planned["refused"] = [*planned.get("refused", ()), uncertified]
     id_ = plan_id_.plan_id(run.goals, sites, seen)
     possible = bad is None and all("refused" not in planned for planned in plans)
     data = {
@@ -73,6 +77,8 @@ def plan(
         data["next"] = _command(context, run, site, farm, id_)
     if bad is not None:
         data["message"] = bad_words(run.goals[0].release, bad)
+    elif uncertified:
+        data["message"] = uncertified
     return data
 
 
@@ -86,6 +92,7 @@ def upgrade(
     plan_id: str | None = None,
     override: object = None,
     reset_sessions: bool = False,
+    force: object = None,
 ) -> dict[str, Any]:
     """Take a farm, a site (no ``farm``) or all sites (no ``site``) to a release."""
     if plan_id is not None:
@@ -93,6 +100,7 @@ def upgrade(
     run = wanted(context, site, farm, release, order, policy, override, reset_sessions)
     sites = in_force(context.topology, run)
     refuse_bad(context, run)
+    run = gate.admit(context, run, force)
     if plan_id is not None or (order is None and len(run.goals) > 1):
         seen = observe(context, run, servers=plan_id is not None)
         run = run if order is not None else arrange(context, run, seen)

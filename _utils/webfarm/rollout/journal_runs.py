@@ -74,6 +74,9 @@ class Runs(Ledger):
                 number = int(cursor.lastrowid or 0)
             if run.override and not (same and same[0]["run"].override == run.override):
                 note(self.connection, "override", holder, run.override, {"run": number}, now)
+            if run.force:
+                data = {"run": number, "past": run.past}
+                note(self.connection, "force", holder, run.force, data, now)
         return number, bool(same)
 
     def cut_off(self, run: Run) -> bool:

@@ -57,6 +57,9 @@ class Lines(Watcher):
         if self.run is None or len(self.run.goals) > 1:
             self._say(f"run {outcome.run} {outcome.state}: {outcome.message}")
 
+    def told(self, text: str) -> None:
+        self._say(text)
+
 
 # -- words that the live table shares --------------------------------------------------------------
 

@@ -60,6 +60,8 @@ class Run:
         The reason to run in spite of a closed window or a freeze; empty: it does not.
     undoes
         The run that a rollback takes back.
+    force, past
+        The reason to go ahead without a certificate, and what was refused without it.
     """
 
     kind: str
@@ -67,6 +69,8 @@ class Run:
     policy: Mapping[str, Any] = field(default_factory=dict)
     override: str = ""
     undoes: int | None = None
+    force: str = ""
+    past: str = ""
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -164,6 +164,10 @@ class Screen(Watcher):
         self.current = None
         self.close()
 
+    def told(self, text: str) -> None:
+        with suppress(OSError):
+            self.console.print(text, markup=False, highlight=False)
+
     def close(self) -> None:
         """Leave the terminal as it was; one that is gone is no reason to stop a run."""
         with suppress(OSError):

@@ -155,5 +155,8 @@ class Watcher:
     def rollout_finished(self, outcome: Outcome) -> None:
         """The rollout has ended."""
 
+    def told(self, text: str) -> None:
+        """Something that goes on beside runs, such as a certification, in one line."""
+
     def close(self) -> None:
         """Nothing more will come, also after an error."""

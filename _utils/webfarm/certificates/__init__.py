@@ -1,0 +1,1 @@
+"""Certificates: what preproduction has run on each hardware profile, and so production may take."""
