@@ -1,5 +1,6 @@
 # The smallest cluster that shows everything: a primary balancer, a site with two balancers and one
-# with a single one, two farms of two servers in each. Plain data: see README.md.
+# with a single one, two farms of two servers in each, a preproduction server of their hardware profile.
+# Plain data: see README.md.
 webfarm:
   store:
     minion: master
@@ -48,6 +49,10 @@ webfarm:
           servers:
             site2-farm2-ws1: {address: 10.77.2.111, hw_profile: r640}
             site2-farm2-ws2: {address: 10.77.2.112, hw_profile: r640}
+
+  preproduction:
+    servers:
+      preprod-ws1: {address: 10.77.3.51, hw_profile: r640}
 
   releases:
     "2026.11.1": {php: "8.2.32", webapp: "1"}

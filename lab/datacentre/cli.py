@@ -21,7 +21,7 @@ lab/lab address NODE|public         its address(es), one a line
 lab/lab traffic start|stop|status|mark|report …
                                     the referee on node `client`, with all its options
 lab/lab fault kill|stop|start NODE [SERVICE…]
-lab/lab fault cut|heal|reboot NODE
+lab/lab fault cut|heal|reboot|strand NODE
 lab/lab fault burn NODE [SECONDS]
 """
 

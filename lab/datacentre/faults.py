@@ -8,7 +8,7 @@ from . import cgroup, machine, network
 from .terminal import LabError, say
 from .topology import Topology
 
-WORDS = ("kill", "stop", "start", "cut", "heal", "burn", "reboot")
+WORDS = ("kill", "stop", "start", "cut", "heal", "burn", "reboot", "strand")
 BURN_SECONDS = 30.0
 BURN_CORES = 0.5
 BURN = "i=0; while :; do i=$((i+1)); done"
@@ -20,7 +20,8 @@ def inflict(plan: Topology, word: str, name: str, rest: Sequence[str]) -> None:
     word
         ``kill`` (with a service: SIGKILL of its processes; without: a power cut), ``stop`` and
         ``start`` (a service, or the whole node), ``cut`` and ``heal`` (its cables), ``burn``
-        (seconds of CPU load that only this node feels), ``reboot``.
+        (seconds of CPU load that only this node feels), ``reboot``, ``strand`` (its next reboot
+        ends in the dark).
     """
     if word not in WORDS:
         raise LabError(f"no fault {word!r}; there are: {', '.join(WORDS)}")
@@ -47,6 +48,8 @@ def inflict(plan: Topology, word: str, name: str, rest: Sequence[str]) -> None:
         network.set_cables(plan, node, plugged=word == "heal")
     elif word == "burn":
         burn(name, float(rest[0]) if rest else BURN_SECONDS)
+    elif word == "strand":
+        machine.strand(name, network.unplugging(plan, node))
     else:
         machine.restart(name)
     say(f"{word} {' '.join([name, *rest])}: done")

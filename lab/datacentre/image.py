@@ -12,6 +12,8 @@ from .places import CACHE
 from .terminal import LabError, phase, run, run_logged
 
 SALT = "salt>=3008.3,<3009"
+PORTAGE = "portage>=3.0.83,<3.1"
+"""Gentoo's package manager; in a virtual environment it is a prefix of its own, on any system."""
 
 PACKAGES = [
     *("systemd", "systemd-sysv", "dbus", "iproute2", "iputils-ping", "procps", "psmisc", "less"),
@@ -22,6 +24,9 @@ PACKAGES = [
     *("libmagic1", "media-types", "tzdata", "libacl1", "libapparmor1", "libargon2-1"),
     *("libedit2", "libpcre2-8-0", "libsodium23", "libssl3", "libsystemd0", "libxml2", "zlib1g"),
     *("libffi8", "libmemcached11", "libsasl2-2", "libgcc-s1"),
+    "btrfs-progs",  # the nodes take snapshots of their own roots
+    # What Portage calls when it builds and unpacks.
+    *("bzip2", "xz-utils", "zstd", "patch", "make", "file", "pax-utils", "gnupg"),
 ]
 
 SERVICES = [
@@ -77,13 +82,19 @@ WantedBy=multi-user.target
 """,
 }
 
-RECIPE = 1
+SALT_WORDS = (
+    *("salt", "salt-call", "salt-cp", "salt-key", "salt-master", "salt-minion", "salt-run"),
+)
+EMERGE = ("ebuild", "emaint", "emerge", "gpkg-sign", "portageq", "quickpkg")
+
+RECIPE = 2
 """Raise it when this file changes what an image holds in a way that the lists above do not show."""
 
 
 def digest() -> str:
     """What went into the image, as a short name."""
-    recipe = [RECIPE, mirror.SUITE, PACKAGES, SERVICES, MASKED, sorted(FILES.items()), SALT]
+    recipe = [RECIPE, mirror.SUITE, PACKAGES, SERVICES, MASKED, sorted(FILES.items())]
+    recipe += [SALT, PORTAGE]
     return hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
 
 
@@ -100,7 +111,7 @@ def build() -> Path:
     log = CACHE / f"base-{digest()}.log"
     partial = CACHE / f"base-{digest()}.partial"
     _remove(partial)
-    wheels = _wheels(log)
+    salt, portage = _wheels(SALT, log), _wheels(PORTAGE, log)
     with phase("base image: debootstrap"):
         address = mirror.mirrors()[mirror.SUITE]
         run_logged(["debootstrap", "--variant=minbase", mirror.SUITE, partial, address], log)
@@ -111,7 +122,9 @@ def build() -> Path:
     with phase("base image: packages"):
         _packages(partial, log)
     with phase("base image: Salt"):
-        _salt(partial, wheels, log)
+        _environment(partial, "salt", salt, SALT_WORDS, log)
+    with phase("base image: Portage"):
+        _environment(partial, "portage", portage, EMERGE, log)
     _clean(partial)
     partial.rename(image)
     for old in CACHE.glob("base-*"):
@@ -120,16 +133,16 @@ def build() -> Path:
     return image
 
 
-def _wheels(log: Path) -> Path:
-    wheels = CACHE / f"wheels-{hashlib.sha256(SALT.encode()).hexdigest()[:12]}"
+def _wheels(wanted: str, log: Path) -> Path:
+    wheels = CACHE / f"wheels-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
     if not wheels.exists():
-        with phase("base image: Salt's wheels"):
+        with phase(f"base image: wheels of {wanted}"):
             partial = wheels.with_suffix(".partial")
             _remove(partial)
             python = CACHE / "python"
             if not (python / "bin" / "pip").exists():
                 run_logged(["python3", "-m", "venv", python], log)
-            run_logged([python / "bin" / "pip", "wheel", "-q", "-w", partial, SALT], log)
+            run_logged([python / "bin" / "pip", "wheel", "-q", "-w", partial, wanted], log)
             partial.rename(wheels)
     return wheels
 
@@ -167,26 +180,16 @@ def _packages(root: Path, log: Path) -> None:
     run(["systemctl", "--root", root, "set-default", "multi-user.target"])
 
 
-def _salt(root: Path, wheels: Path, log: Path) -> None:
+def _environment(root: Path, name: str, wheels: Path, words: tuple[str, ...], log: Path) -> None:
+    """A Python environment /opt/NAME with its package from wheels, its commands on the PATH."""
     inside = root / "tmp" / "wheels"
     shutil.copytree(wheels, inside)
-    _chroot(root, ["python3", "-m", "venv", "/opt/salt"], log)
-    _chroot(
-        root,
-        ["/opt/salt/bin/pip", "install", "-q", "--no-index", "--find-links", "/tmp/wheels", "salt"],
-        log,
-    )
+    _chroot(root, ["python3", "-m", "venv", f"/opt/{name}"], log)
+    offline = ["-q", "--no-index", "--find-links", "/tmp/wheels"]
+    _chroot(root, [f"/opt/{name}/bin/pip", "install", *offline, name], log)
     shutil.rmtree(inside)
-    for name in (
-        "salt",
-        "salt-call",
-        "salt-cp",
-        "salt-key",
-        "salt-master",
-        "salt-minion",
-        "salt-run",
-    ):
-        os.symlink(f"/opt/salt/bin/{name}", root / "usr/local/bin" / name)
+    for word in words:
+        os.symlink(f"/opt/{name}/bin/{word}", root / "usr/local/bin" / word)
 
 
 def _clean(root: Path) -> None:

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import cgroup, credentials, image, machine, network, php, source, topology
-from .places import DISKS, LAB_FILE, LOCK_FILE, PREFIX, STATE, root
+from . import cgroup, credentials, disks, image, machine, network, php, source, topology
+from .places import LAB_FILE, LOCK_FILE, STATE, root
 from .saltstack import Salt, prepare
-from .terminal import LabError, phase, run, say
+from .terminal import LabError, phase, say
 from .topology import Node, Topology
 
 WAVE = 4
@@ -23,7 +23,6 @@ HOST_LIMITS = {
     Path("/proc/sys/fs/inotify/max_user_instances"): 8192,
     Path("/proc/sys/fs/inotify/max_user_watches"): 524288,
 }
-MEMORY_FOR_TMPFS_GB = 12
 
 
 @contextmanager
@@ -67,12 +66,13 @@ def require_root() -> None:
 def up(size: str) -> None:
     with exclusive():
         facts = remembered()
-        if facts and facts.get("ready") and facts["size"] == size:
+        whole = bool(facts and facts.get("ready") and disks.there())
+        if facts and whole and facts["size"] == size:
             _again(topology.parse(size, facts["pillar"]))
             return
         if facts or machine.containers() or network.existing():
             what = f"a {facts['size']} lab" if facts else "leftovers of a lab"
-            if facts and facts.get("ready"):
+            if whole:
                 raise LabError(f"{what} is up; take it away first: lab/lab down")
             with phase(f"{what}, not whole: removing"):
                 _remove()
@@ -103,12 +103,13 @@ def _build(size: str) -> None:
     trees = php.build()
     with phase(f"{len(plan.nodes)} disks and {len(plan.subnets)} networks"):
         _raise_limits()
-        _make_state()
+        STATE.mkdir(parents=True, exist_ok=True)
         _remember(size=size, ready=False, begun=time.time(), image=str(base))
         _remember(pillar=dict(plan.pillar), php=list(trees))
         network.build(plan)
+        disks.make_store(base)
         for node in plan.nodes:
-            machine.make_disk(node.name, base)
+            disks.make(node.name)
         _hosts(plan)
     salt = Salt(plan)
     with phase("certificates, keys, the master's files"):
@@ -165,20 +166,6 @@ def _raise_limits() -> None:
             path.write_text(f"{least}\n")
 
 
-def _make_state() -> None:
-    STATE.mkdir(parents=True, exist_ok=True)
-    memory = int(
-        next(
-            line.split()[1]
-            for line in open("/proc/meminfo")  # noqa: SIM115
-            if line.startswith("MemAvailable:")
-        )
-    )
-    DISKS.mkdir(exist_ok=True)
-    if memory > MEMORY_FOR_TMPFS_GB * 1024 * 1024:
-        run(["mount", "-t", "tmpfs", "-o", "size=75%,mode=700", f"{PREFIX}disks", DISKS])
-
-
 def _hosts(plan: Topology) -> None:
     lines = ["127.0.0.1 localhost"]
     lines += [f"{node.address} {node.name}" for node in plan.nodes]
@@ -200,7 +187,7 @@ def _trust(plan: Topology) -> None:
 def _remove() -> None:
     machine.kill_all()
     network.remove_all()
-    machine.unmount_all()
+    disks.remove_store()
     machine.forget_all()
     cgroup.remove_all()
     for entry in STATE.glob("*"):

@@ -1,4 +1,4 @@
-"""A node as a machine: an overlay on the base image, booted in a container of its own."""
+"""A node as a machine: its disk, booted in a container of its own."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import shutil
 import signal
 import subprocess
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from . import cgroup, network
-from .places import DISKS, PREFIX, STATE, root
+from . import cgroup, disks, network
+from .places import PREFIX, STATE, root
 from .terminal import LabError, run, wait_until
 
 ENVIRONMENT = {
@@ -33,22 +32,6 @@ STOP_SECONDS = 120
 
 def machine(node: str) -> str:
     return f"{PREFIX}{node}"
-
-
-def make_disk(node: str, image: Path) -> None:
-    """Lay a fresh overlay over the image and give the machine its identity."""
-    upper, work = DISKS / node / "upper", DISKS / node / "work"
-    for folder in (upper, work, root(node)):
-        folder.mkdir(parents=True)
-    mount_disk(node, image)
-    (root(node) / "etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")
-    (root(node) / "etc/hostname").write_text(f"{node}\n")
-
-
-def mount_disk(node: str, image: Path) -> None:
-    disk = DISKS / node
-    options = f"lowerdir={image},upperdir={disk / 'upper'},workdir={disk / 'work'}"
-    run(["mount", "-t", "overlay", "-o", options, machine(node), root(node)])
 
 
 def _processes() -> Iterator[tuple[int, list[str]]]:
@@ -129,14 +112,15 @@ def need_init(node: str) -> int:
 
 def power_on(node: str) -> None:
     """Start the container; it boots in the background."""
-    if not os.path.ismount(root(node)):
+    if not root(node).is_dir():
         raise LabError(f"node {node} has no disk; build a lab with: lab/lab down && lab/lab up")
+    _stranded(node).unlink(missing_ok=True)
     console = STATE / "console" / f"{node}.log"
     console.parent.mkdir(parents=True, exist_ok=True)
     command = [
         "systemd-nspawn",
         "--quiet",
-        f"--directory={root(node)}",
+        *disks.inside(node),
         f"--machine={machine(node)}",
         f"--hostname={node}",
         f"--network-namespace-path={network.path(node)}",
@@ -150,7 +134,12 @@ def power_on(node: str) -> None:
         "--boot",
     ]
     joins = [f"echo $$ > {shlex.quote(str(file))}" for file in cgroup.create(node)]
-    loop = f"while {shlex.join(command)}; [ $? = {REBOOT} ]; do :; done"
+    # A stranded node goes dark where it should boot again: what its file says is done once.
+    stranded = shlex.quote(str(_stranded(node)))
+    loop = (
+        f"while {shlex.join(command)}; [ $? = {REBOOT} ]; do "
+        f"if [ -e {stranded} ]; then sh {stranded}; break; fi; done"
+    )
     script = "; ".join([*joins, loop])
     with console.open("ab") as out:
         subprocess.Popen(
@@ -162,6 +151,17 @@ def power_on(node: str) -> None:
             cwd="/",
             env={"PATH": ENVIRONMENT["PATH"]},
         )
+
+
+def _stranded(node: str) -> Path:
+    return STATE / "stranded" / node
+
+
+def strand(node: str, script: str) -> None:
+    """Let the node's next reboot end in the dark: it goes off, and ``script`` runs on the host."""
+    need_init(node)
+    _stranded(node).parent.mkdir(parents=True, exist_ok=True)
+    _stranded(node).write_text(script)
 
 
 def booted(node: str) -> bool:
@@ -274,18 +274,6 @@ def execute(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in the node, its output kept."""
     return run(enter(node, command), check=check, stdin=stdin, timeout=timeout)
-
-
-def unmount_all() -> None:
-    """Unmount every disk of any lab on this host, the deepest first."""
-    points = []
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        device, point = (word.encode().decode("unicode_escape") for word in line.split()[:2])
-        if device.startswith(PREFIX) or point.startswith(f"{STATE}/"):
-            points.append(point)
-    for point in sorted(points, key=len, reverse=True):
-        if run(["umount", point], check=False).returncode:
-            run(["umount", "-l", point])
 
 
 def forget_all() -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from .places import PREFIX
-from .terminal import run
+from .terminal import run, wait_until
 from .topology import Node, Topology, subnet
 
 SWITCH = f"{PREFIX}switch"
@@ -81,9 +82,26 @@ def _ports(topology: Topology, node: Node) -> list[str]:
 
 
 def set_cables(topology: Topology, node: Node, plugged: bool) -> None:
-    """Pull out or put back every cable of a node, at the switch's side."""
+    """Pull out or put back every cable of a node, at the switch's side.
+
+    Put back, they carry when this returns: the kernel may take a second to notice.
+    """
     state = "up" if plugged else "down"
-    _batch(SWITCH, [f"link set {port} {state}" for port in _ports(topology, node)])
+    ports = _ports(topology, node)
+    _batch(SWITCH, [f"link set {port} {state}" for port in ports])
+    for port in ports if plugged else ():
+        wait_until(partial(_carries, port), 30, f"the cable {port} of {node.name} to carry")
+
+
+def _carries(port: str) -> bool:
+    shown = run(["ip", "-n", SWITCH, "-details", "-oneline", "link", "show", "dev", port]).stdout
+    return "bridge_slave state forwarding" in shown
+
+
+def unplugging(topology: Topology, node: Node) -> str:
+    """The shell script that pulls out every cable of a node."""
+    ports = _ports(topology, node)
+    return "".join(f"ip -n {SWITCH} link set {port} down\n" for port in ports)
 
 
 def cables_plugged(topology: Topology, node: Node) -> bool:

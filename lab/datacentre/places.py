@@ -16,10 +16,10 @@ CACHE = Path(os.environ.get("WEBFARM_LAB_CACHE", "/var/cache/webfarm-lab"))
 STATE = Path(os.environ.get("WEBFARM_LAB_STATE", "/var/lib/webfarm-lab"))
 
 DISKS = STATE / "disks"
-"""What the nodes wrote: the upper layers of their overlays."""
+"""The btrfs of all nodes; DISKS/NODE is a node's part of it."""
 
-ROOTS = STATE / "nodes"
-"""The nodes' root folders, as they see them."""
+SUBVOLUME = {"mount": "/.webfarm", "subvolume": "@"}
+"""Within a node: where DISKS/NODE is, and what of it is the root."""
 
 CERTIFICATES = STATE / "certificates"
 LAB_FILE = STATE / "lab.json"
@@ -28,4 +28,4 @@ LOCK_FILE = STATE / "lock"
 
 def root(node: str) -> Path:
     """The node's file system, seen from the host."""
-    return ROOTS / node
+    return DISKS / node / SUBVOLUME["subvolume"]

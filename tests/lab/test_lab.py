@@ -116,6 +116,49 @@ def test_a_reboot_is_a_new_boot(lab: Lab, mended: Callable[[str], None]) -> None
     assert lab.sh(VICTIM, boot) != before
 
 
+def test_a_node_boots_from_the_snapshot_that_it_put_in_place_of_its_root(
+    lab: Lab, mended: Callable[[str], None]
+) -> None:
+    mended(VICTIM)
+    lab.sh(VICTIM, "btrfs subvolume snapshot -r / /.webfarm/before; echo later > /etc/later")
+    lab.sh(VICTIM, "btrfs subvolume create /var/lib/nested; echo here > /var/lib/nested/mark")
+    lab.sh(
+        VICTIM,
+        "btrfs subvolume snapshot /.webfarm/before /.webfarm/@new && cd /.webfarm && "
+        "mv -T @ @aside && mv -T @new @",
+    )
+    assert lab.sh(VICTIM, "cat /etc/later") == "later\n", "until it boots, its root stays"
+    lab.fault("reboot", VICTIM)
+    assert lab.sh(VICTIM, "cat /etc/later 2>&1 || true").endswith("No such file or directory\n")
+    nested = "/.webfarm/@aside/var/lib/nested"
+    assert lab.sh(VICTIM, f"cat /.webfarm/@aside/etc/later {nested}/mark") == "later\nhere\n"
+    subvolumes = f"{nested} /.webfarm/@aside /.webfarm/before"
+    lab.sh(VICTIM, f"btrfs subvolume delete {subvolumes}")
+    assert lab.sh(VICTIM, "ls /.webfarm") == "@\n"
+    eventually(lambda: lab.salt([VICTIM], "test.ping") == {VICTIM: True}, "the minion answers")
+
+
+def test_a_node_sees_no_other_nodes_disk(lab: Lab) -> None:
+    assert lab.sh(VICTIM, "ls /.webfarm; ls /.webfarm/..").startswith("@\nbin\n")
+
+
+def test_a_stranded_node_does_not_come_back_from_its_reboot(
+    lab: Lab, mended: Callable[[str], None]
+) -> None:
+    mended(VICTIM)
+    lab.fault("strand", VICTIM)
+    assert lab.sh(VICTIM, "echo alive") == "alive\n"
+    lab.exec(VICTIM, "systemctl", "reboot", check=False)
+    eventually(lambda: not pings(lab, VICTIM), "the node is dark")
+    power = {node["node"]: (node["power"], node["cables"]) for node in lab.nodes}
+    assert power[VICTIM] == ("off", "cut")
+    lab.fault("start", VICTIM)
+    boot = "cat /proc/sys/kernel/random/boot_id"
+    before = lab.sh(VICTIM, boot)
+    lab.fault("reboot", VICTIM)  # only one of its reboots was to end so
+    assert lab.sh(VICTIM, boot) != before
+
+
 def test_burning_ends_and_leaves_nothing_behind(lab: Lab) -> None:
     lab.fault("burn", VICTIM, "2")
     assert "while :" not in lab.sh(VICTIM, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").replace(
