@@ -623,7 +623,7 @@ def test_requests_while_a_member_restarts_as_planned_follow_one_another(site: Si
     stopping.result(PATIENCE)
     wait_for(lambda: locked_in_database(site, client), "the second is at work")
     third = in_background(another(client).count)  # the member is away
-    time.sleep(1.5)  # until php-fpm asks again a cache that it had given up
+    time.sleep(2)  # until php-fpm asks again a cache that it had given up
     site.start_cache(server)
     fourth = in_background(another(client).count)  # the member is back, and empty
     wait_for(lambda: young(site, WS2), "the fourth has seen it")
@@ -641,7 +641,7 @@ def test_a_member_that_comes_back_empty_does_not_let_in_a_second(site: Site, pla
     first = in_background(another(client).count, path=HOLD)
     wait_for(lambda: locked_in_database(site, client), "the first has the database's lock only")
     site.start_cache(server)
-    time.sleep(1.5)  # until php-fpm asks again a cache that it had given up
+    time.sleep(2)  # until php-fpm asks again a cache that it had given up
     second = in_background(another(client).count, place)
     wait_for(lambda: locked(site, WS2), "the second has the member's")
     time.sleep(0.5)  # it could have been answered by now, and must not be
@@ -844,7 +844,7 @@ def test_while_members_restart_as_planned_sessions_with_many_requests_at_once_lo
         site.stop_cache(server)
         time.sleep(0.1)  # how long it is away
         site.start_cache(server)
-        time.sleep(2.5)  # until php-fpm asks again a cache that it had given up
+        time.sleep(2)  # until php-fpm asks again a cache that it had given up
         site.settle()
         time.sleep(0.5)  # how long all is well
     stop.set()

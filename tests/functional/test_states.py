@@ -18,7 +18,11 @@ ROLES = {
     "lb1": ("primary", {"/etc/haproxy/haproxy.cfg"}),
     "site1-lb1": ("balancer", {"/etc/haproxy/haproxy.cfg"}),
     "site1-db1": ("database", {"sessions_schema"}),
-    "site1-farm1-ws1": ("server", {"webfarm-php-fpm", "nginx_service", "memcached_service"}),
+    "site1-farm1-ws1": (
+        "server",
+        {"webfarm-php-fpm", "nginx_service", "memcached_service"}
+        | {"/usr/share/webfarm/memcached/retire.php"},  # where the unit expects it
+    ),
     "preproduction-r640": ("preproduction", {"webfarm-php-fpm", "nginx_service"}),
 }
 
