@@ -14,6 +14,7 @@ from webfarm import names, relations, releases, shape
 from webfarm.errors import BadTopology, WebfarmError
 from webfarm.policy import Policy
 from webfarm.shape import Model
+from webfarm.snapshots.settings import Snapshots
 from webfarm.weights import Law
 
 FENCE_SLOTS = 256  # a pick map shares out this many slots: no more farms in a site than that
@@ -132,6 +133,7 @@ class Site(Model):
     weight: Weight = 100
     policy: Policy = Policy()
     weights: Law = Law()
+    snapshots: Snapshots | None = None
 
 
 class Tls(Model):
@@ -186,6 +188,7 @@ class Topology(Model):
     primary: Primary
     sites: Annotated[dict[LayerName, Site], Field(min_length=1, max_length=FENCE_SLOTS)]
     preproduction: Preproduction = Preproduction()
+    snapshots: Snapshots = Snapshots()
     releases: Annotated[dict[Version, Release], Field(min_length=1)]
     target: Version
     initial: Version
@@ -215,6 +218,12 @@ class Topology(Model):
             f"minion {ascii(minion)[:80]} is not in the pillar `webfarm`: add it to a site, "
             "a farm, the primary or the preproduction, or take the webfarm states off its top file"
         )
+
+    def snapshots_of(self, minion: str) -> Snapshots:
+        """How the root of ``minion`` is kept: by its site's settings, else by everybody's."""
+        name = self.node(minion).site
+        own = None if name is None else self.sites[name].snapshots
+        return self.snapshots if own is None else own
 
     def site(self, name: str) -> Site:
         """The site ``name``; the error names the sites that exist."""
