@@ -17,6 +17,7 @@ from webfarm.hw_profiles import HwProfile
 from webfarm.packages.settings import Packages
 from webfarm.policy import Policy
 from webfarm.shape import Model
+from webfarm.snapshots.settings import Snapshots
 from webfarm.weights import Law
 
 FENCE_SLOTS = 256  # a pick map shares out this many slots: no more farms in a site than that
@@ -135,6 +136,7 @@ class Site(Model):
     weight: Weight = 100
     policy: Policy = Policy()
     weights: Law = Law()
+    snapshots: Snapshots | None = None
 
 
 class Tls(Model):
@@ -191,6 +193,7 @@ class Topology(Model):
     preproduction: Preproduction = Preproduction()
     packages: Packages = Packages()
     hw_profiles: dict[Name, HwProfile] = Field(default_factory=dict)
+    snapshots: Snapshots = Snapshots()
     releases: Annotated[dict[Version, Release], Field(min_length=1)]
     target: Version
     initial: Version
@@ -220,6 +223,12 @@ class Topology(Model):
             f"minion {ascii(minion)[:80]} is not in the pillar `webfarm`: add it to a site, "
             "a farm, the primary or the preproduction, or take the webfarm states off its top file"
         )
+
+    def snapshots_of(self, minion: str) -> Snapshots:
+        """How the root of ``minion`` is kept: by its site's settings, else by everybody's."""
+        name = self.node(minion).site
+        own = None if name is None else self.sites[name].snapshots
+        return self.snapshots if own is None else own
 
     def site(self, name: str) -> Site:
         """The site ``name``; the error names the sites that exist."""

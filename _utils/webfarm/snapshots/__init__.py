@@ -1,0 +1,1 @@
+"""A way back for a server's root filesystem: snapshots by btrfs, by LVM, or none."""
