@@ -35,6 +35,7 @@ __func_alias__ = {"all_": "all"}
 
 PAUSES = "pausing after this step; `salt-run upgrade.resume` goes on from there"
 GOES_ON = "the run goes on"
+STOPS = "stopping; nothing will be certified"
 
 
 def __virtual__():
@@ -464,6 +465,7 @@ def certify(release=None, packages=None, profiles=None):
 
     return _run(
         lambda context: certificates_.certify(context, release, packages, profiles),
+        words=STOPS,
         release=release,
     )
 
@@ -505,7 +507,7 @@ def revoke(id, reason=None):
     return _run(lambda context: certificates_.revoke(context, id, reason))
 
 
-def _run(ask, required=(), watching=False, order=None, **given):
+def _run(ask, required=(), watching=False, order=None, words=PAUSES, **given):
     """Check the names, build what a command needs, run it; the data sets the exit code."""
     opts = __opts__
     quiet = bool(opts.get("quiet") or opts.get("output") not in (None, "", "nested", "yaml"))
@@ -517,7 +519,7 @@ def _run(ask, required=(), watching=False, order=None, **given):
                 names.check(name, what)
         if order is not None:
             arguments.words(order)
-        words = GOES_ON if watching else PAUSES
+        words = GOES_ON if watching else words
         with (
             Interrupts("" if quiet else words, cli) as interrupts,
             salt_master.context(opts, watcher, interrupts.asked) as context,

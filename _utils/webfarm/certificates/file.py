@@ -16,6 +16,7 @@ from webfarm.rollout.journal_file import BUSY_SECONDS, transaction
 
 NAME = "webfarm_certificates.sqlite"
 FORMAT = 1
+SMALLEST = 512  # bytes of a database's smallest page
 TABLES = """
 CREATE TABLE certificates (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -85,6 +86,8 @@ def _make(path: Path) -> None:
 
 def _check(connection: sqlite3.Connection, path: Path | str) -> None:
     try:
+        if str(path) != ":memory:" and 0 < Path(path).stat().st_size < SMALLEST:
+            raise sqlite3.DatabaseError("it is too small")  # SQLite would write over it
         version = _version(connection)
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]

@@ -17,7 +17,7 @@ _PACKAGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9+_./:-]{0,199}", re.ASCII)
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~:_-]{0,199}", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _TREE = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_UNIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9@_.:\\-]{0,254}", re.ASCII)
+_SERVICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9@_.:\\-]{0,240}\.service", re.ASCII)
 _BOOT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 Expected = dict[str, dict[str, str]]
@@ -84,9 +84,14 @@ def versions(value: object, what: str) -> dict[str, str]:
     return {package(name): version(entry) for name, entry in mapping(value, what).items()}
 
 
-def units(value: object, what: str) -> tuple[str, ...]:
-    """The units of ``{unit: [packages]}``, sorted."""
-    return tuple(sorted(_match(_UNIT, name, "a unit's name") for name in mapping(value, what)))
+def affected(value: object, what: str) -> frozenset[str]:
+    """What ``{unit: [packages]}`` names: units, and commands of processes that have none."""
+    return frozenset(mapping(value, what))
+
+
+def is_service(name: str) -> bool:
+    """A unit that can be restarted by itself, and no scope, slice or bare command."""
+    return _SERVICE.fullmatch(name) is not None
 
 
 def name(value: object, what: str) -> str:

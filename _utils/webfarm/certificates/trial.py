@@ -81,7 +81,7 @@ class Trial(ABC):
             self.boots.append(first.boot)
         self.change(first)
         with self.step("ready"):
-            self.bench.wait("be ready", self.settings.reboot_seconds, lambda seen: seen.ready)
+            self.bench.wait("become ready", self.settings.reboot_seconds, lambda seen: seen.ready)
         with self.step("read back") as found:
             before = self.read_back()
             found["same"] = True

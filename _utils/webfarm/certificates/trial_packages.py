@@ -5,6 +5,8 @@ any other. What is meant to be installed is written before it is, so that a set 
 server already, from an earlier trial, is still known by its digests.
 """
 
+import re
+
 from webfarm.certificates import shapes
 from webfarm.certificates.bench import Bench, Look, Means
 from webfarm.certificates.book import Book
@@ -12,8 +14,11 @@ from webfarm.certificates.model import NotCertified, Subject
 from webfarm.certificates.settings import Certifying
 from webfarm.certificates.trial import Place, Proof, Trial
 from webfarm.certificates.words import base, named
+from webfarm.packages.wanted import MOST_WORDS
+from webfarm.rollout.ledger import line
 
 PRETEND_SECONDS = 600.0
+_LEFT_OUT = re.compile(r"missing\s+/usr/share/(doc|man|locale|info|lintian)/")
 OWN_UNIT = "salt-minion"  # it cannot be restarted by itself and answer
 
 
@@ -51,7 +56,8 @@ class PackagesTrial(Trial):
                 units |= affected
                 reboot = reboot or needed
                 found["units"] = sorted(units)
-        reboot = reboot or any(unit.startswith(OWN_UNIT) for unit in units)
+        alone = all(shapes.is_service(unit) and not unit.startswith(OWN_UNIT) for unit in units)
+        reboot = reboot or not alone
         if units and not reboot:
             with self.step("restart") as found:
                 found["units"] = sorted(units)
@@ -87,6 +93,7 @@ class PackagesTrial(Trial):
                     f"{entry['to']}"
                 )
         self._complete(known, installed)
+        self._sound(known)
         return {"packages": known}
 
     # -- parts -----------------------------------------------------------------------------------
@@ -121,17 +128,34 @@ class PackagesTrial(Trial):
                     f"{version}"
                 )
 
-    def _pretend(self) -> tuple[shapes.Expected, set[str]]:
+    def _sound(self, known: shapes.Expected) -> None:
+        """The files of the packages are what the packages brought; nobody has replaced any."""
+        names = sorted({base(name) for name in known})
+        for start in range(0, len(names), MOST_WORDS):
+            arguments = {"packages": names[start : start + MOST_WORDS]}
+            value = self.bench.ask("webfarm_packages.verify", arguments, PRETEND_SECONDS)
+            with self.bench.shaped("webfarm_packages.verify"):
+                if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+                    raise shapes.BadShape(f"the answer is {value!a:.60}, expected lines")
+            # an image may leave documentation out
+            odd = [one for one in value if not _LEFT_OUT.match(one)]
+            if odd:
+                raise NotCertified(
+                    f"{self.server}: {len(odd)} files are not what their packages brought: "
+                    + "; ".join(line(one)[:120] for one in odd[:3])
+                )
+
+    def _pretend(self) -> tuple[shapes.Expected, frozenset[str]]:
         arguments = {"packages": list(self.subject.words)}
         value = self.bench.ask("webfarm_packages.pretend", arguments, PRETEND_SECONDS)
         with self.bench.shaped("webfarm_packages.pretend"):
             reply = shapes.mapping(value, "the answer")
             changes = shapes.expected(shapes.field(reply, "changes", "the answer"), "changes")
-            affects = shapes.units(shapes.field(reply, "affects", "the answer"), "affects")
+            affects = shapes.affected(shapes.field(reply, "affects", "the answer"), "affects")
             self._profile(reply)
-        return changes, set(affects)
+        return changes, affects
 
-    def _install(self) -> tuple[set[str], bool]:
+    def _install(self) -> tuple[frozenset[str], bool]:
         arguments = {"packages": list(self.subject.words), "expected": self.changes}
         seconds = float(self.settings.install_seconds)
         value = self.bench.change("webfarm_packages.install", arguments, seconds)
@@ -144,7 +168,7 @@ class PackagesTrial(Trial):
                 )
                 for name, entry in changed.items()
             }
-            affects = shapes.units(shapes.field(reply, "affects", "the answer"), "affects")
+            affects = shapes.affected(shapes.field(reply, "affects", "the answer"), "affects")
             needed = shapes.flag(shapes.field(reply, "reboot", "the answer"), "reboot")
         meant = {name: entry["to"] for name, entry in self.changes.items()}
         if done != meant:
@@ -156,7 +180,7 @@ class PackagesTrial(Trial):
                     for name in odd[:6]
                 )
             )
-        return set(affects), needed
+        return affects, needed
 
     def _left(self) -> list[str]:
         value = self.bench.ask("webfarm_packages.deleted")
@@ -173,7 +197,7 @@ class PackagesTrial(Trial):
             raise NotCertified(f"{self.server}: webfarm_os.reboot failed: {reply.error[:500]}")
         # a server that goes down may not come to answer: the boot id says what happened
         seconds = float(self.settings.reboot_seconds)
-        seen = self.bench.wait("reboot and be ready", seconds, lambda seen: seen.ready, before)
+        seen = self.bench.wait("reboot and become ready", seconds, lambda seen: seen.ready, before)
         self.boots.append(seen.boot)
 
     def _profile(self, reply: object) -> None:
