@@ -75,8 +75,8 @@ def servers(backend=None):
     """
     The servers: backend -> server -> address, status, admin_state (``ready``, ``drain``,
     ``maint``), weight (in force, during slowstart less than uweight), uweight, iweight (as
-    configured), in_flight, queued, check, drained_by (``weights`` when the weights' loop did it,
-    ``rollout`` when a rollout did).
+    configured), in_flight, queued, check, counters, drained_by (``weights`` when the weights' loop
+    did it, ``rollout`` when a rollout did).
 
     backend
         A farm (at a site balancer) or a site (at a primary); all by default.

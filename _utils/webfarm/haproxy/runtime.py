@@ -88,6 +88,7 @@ class Balancer:
                 server["in_flight"] = parse.number(row, "scur")
                 server["queued"] = parse.number(row, "qcur")
                 server["check"] = parse.check_result(row)
+                server["counters"] = parse.server_counters(row)
         return table
 
     def get_map(self, name: str) -> dict[str, str]:
