@@ -36,7 +36,7 @@ class Context:
         store's manifest alone.
     certified
         Packages and profiles to what was certified for each; raises :class:`WebfarmError` for what
-        was not. None: production needs no certificates.
+        was not, and returns None where production needs no certificates for packages.
     process, dead
         Who holds a lease, and how to know that such a process is gone.
     """
@@ -49,7 +49,7 @@ class Context:
     watcher: Watcher = field(default_factory=Watcher)
     interrupted: Callable[[], bool] = lambda: False
     digests: Callable[[str, str], str] | None = None
-    certified: Callable[[Sequence[str], Sequence[str]], Mapping[str, Any]] | None = None
+    certified: Callable[[Sequence[str], Sequence[str]], Mapping[str, Any] | None] | None = None
     lease_seconds: float = LEASE_SECONDS
     process: Process | None = None
     dead: Callable[[Process], bool] = is_dead

@@ -81,7 +81,8 @@ def expected(
     """
     if context.certified is not None and not force:
         found = context.certified(tuple(packages), profiles(scope))
-        return {profile: {p: dict(e) for p, e in one.items()} for profile, one in found.items()}
+        if found is not None:
+            return {name: {p: dict(e) for p, e in one.items()} for name, one in found.items()}
     asked = pretended(context, scope, packages)
     result: dict[str, Expected] = {}
     for site in scope.values():
