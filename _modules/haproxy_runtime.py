@@ -33,6 +33,7 @@ from webfarm import hold as _hold
 from webfarm import signed as _signed
 from webfarm.errors import WebfarmError
 from webfarm.haproxy import farms as _farms
+from webfarm.haproxy import members as _members
 from webfarm.haproxy import sites as _sites
 from webfarm.haproxy import vector as _vector
 from webfarm.haproxy import weights as _weights
@@ -74,7 +75,8 @@ def servers(backend=None):
     """
     The servers: backend -> server -> address, status, admin_state (``ready``, ``drain``,
     ``maint``), weight (in force, during slowstart less than uweight), uweight, iweight (as
-    configured), in_flight, queued, check, drained_by (``weights`` when the weights' loop did it).
+    configured), in_flight, queued, check, counters, drained_by (``weights`` when the weights' loop
+    did it, ``rollout`` when a rollout did).
 
     backend
         A farm (at a site balancer) or a site (at a primary); all by default.
@@ -267,6 +269,29 @@ def set_farms(
         return _farms.set_farms(
             _balancer(), state, generation, newest, release, pick, pick_newest, force, amnesty
         )
+
+
+def set_servers(states, force=False, hold=None):
+    """
+    Take single servers out of service for a rollout, or put them back; an operator uses
+    ``set_state``. All is checked before anything is changed: a server that an operator holds is
+    refused, and so is the last one of a farm that is UP. Returns ``{"changed", "left_alone"}``.
+
+    states
+        farm -> server -> ``drain``, ``maint`` or ``ready``; only what a rollout took is made ready
+    force
+        also the last server of a farm
+    hold
+        as in :py:func:`set_farms`
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'site1-lb*' haproxy_runtime.set_servers '{farm1: {site1-farm1-ws1: drain}}'
+    """
+    with _hold.of(__opts__).under(hold):
+        return _members.set_servers(_balancer(), states, force)
 
 
 def evidence(farm):

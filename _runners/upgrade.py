@@ -27,11 +27,12 @@ from webfarm.rollout import status as status_
 from webfarm.rollout.interrupts import Interrupts
 from webfarm.rollout.plan_table import show_plan
 from webfarm.rollout.report import brief, watcher_for
+from webfarm.rollout.waves import commands as waves
 
 log = logging.getLogger(__name__)
 
 __virtualname__ = "upgrade"
-__func_alias__ = {"all_": "all"}
+__func_alias__ = {"all_": "all", "os_": "os"}
 
 PAUSES = "pausing after this step; `salt-run upgrade.resume` goes on from there"
 GOES_ON = "the run goes on"
@@ -189,6 +190,59 @@ def all_(
         ),
         release=release,
         order=order,
+        plan_id=plan_id,
+    )
+
+
+def os_(
+    site,
+    packages,
+    kind,
+    reboot="auto",
+    policy=None,
+    plan=False,
+    plan_id=None,
+    override=None,
+    force=None,
+):
+    """
+    Install packages of the operating system on every web server of a site, or of all.
+
+    site
+        As the pillar names it, or ``all``.
+    packages
+        The very set that was certified: ``packages='[openssl, nginx]'``.
+    kind
+        ``disruptive``: one server of each farm at a time is taken out of service on every balancer,
+        keeps a snapshot, installs, restarts or reboots, is verified and put back; ``online``: for
+        packages that restart nothing, refused when they would disturb a service.
+    reboot
+        ``auto`` (as the packages need), ``yes`` or ``no``.
+    plan
+        True shows the waves, who is in each, what is left of each farm and site, and a ``plan_id``;
+        changes nothing.
+    policy, plan_id, override
+        As in :py:func:`farm`; ``min_farm_capacity``, ``install_seconds`` and ``reboot_seconds`` are
+        the policy's keys for waves.
+    force
+        The reason to go ahead without a certificate; it is recorded.
+
+    A server that fails is taken back from its snapshot, the run pauses, and the next wave is not
+    begun. ``upgrade.rollback`` takes a run back, its last wave first.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run upgrade.os all packages='[linux-image-amd64]' kind=disruptive plan=True
+        salt-run upgrade.os site1 packages='[rsync, curl]' kind=online
+    """
+    return _run(
+        lambda context: waves.upgrade_os(
+            context, site, packages, kind, reboot, policy, plan, plan_id, override, force
+        ),
+        required=("site",),
+        site=site,
         plan_id=plan_id,
     )
 

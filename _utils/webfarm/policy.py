@@ -158,6 +158,8 @@ class Policy(_Strict):
     floor
         What happens to a session that only an older farm could answer: ``strict`` 503,
         ``available`` reset.
+    min_farm_capacity
+        Share of a farm's weight that must stay in service while a wave has one of its servers.
     max_failed, max_failed_run
         How many of a farm's servers, and of all that a run touches, may be left out: see
         :func:`budget`. ``max_failed_run`` None: as each farm allows.
@@ -169,6 +171,8 @@ class Policy(_Strict):
         How long the opened farm is watched, and the first of a run of several.
     answer_seconds
         How long a minion may take to answer.
+    install_seconds, reboot_seconds
+        How long a server of a wave may take to install its packages, and to come back.
     on_failure
         ``pause`` leaves everything as it is, ``abort`` brings the farm back into service,
         ``rollback`` takes the run's other farms back too.
@@ -181,6 +185,7 @@ class Policy(_Strict):
     """
 
     min_capacity: Share = 0.5
+    min_farm_capacity: Share = 0.5
     floor: Literal["strict", "available"] = "strict"
     max_failed: Limit = 0.25
     max_failed_run: Limit | None = None
@@ -190,6 +195,8 @@ class Policy(_Strict):
     soak_seconds: Seconds = 10
     canary_soak_seconds: Seconds = 30
     answer_seconds: Annotated[float, Field(ge=1, le=600)] = 20
+    install_seconds: Annotated[float, Field(ge=1, le=86400)] = 3600
+    reboot_seconds: Annotated[float, Field(ge=1, le=86400)] = 600
     on_failure: Literal["pause", "rollback", "abort"] = "abort"
     approve: Literal["never", "canary", "farm", "site"] = "never"
     approvers: Annotated[tuple[User, ...], Field(strict=False)] = ()

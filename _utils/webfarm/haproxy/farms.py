@@ -9,7 +9,7 @@ from typing import Any
 
 from webfarm import names
 from webfarm.errors import WebfarmError
-from webfarm.haproxy import checks, kept, maps, parse, sibling
+from webfarm.haproxy import checks, kept, maps, members, parse, sibling
 from webfarm.haproxy.checks import AMNESTY, FIRST_GENERATION, NEWEST
 from webfarm.haproxy.client import BalancerError
 from webfarm.haproxy.runtime import FARM_MAPS, SITE_MAPS, Balancer
@@ -145,13 +145,16 @@ def ensure(
 
 def mark(balancer: Balancer, table: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
     """Add to each server of :meth:`Balancer.servers` whose its drain is: ``drained_by`` is
-    ``weights`` for the weights' loop, else None.
+    ``weights`` for the weights' loop, ``rollout`` for a rollout's drain or maint, else None.
     """
     memory = kept.glance(balancer.settings.state_file)
+    taken = members.glance(balancer.settings.state_file)
     for farm, servers in table.items():
         for name, server in servers.items():
             ours = server["admin_state"] == "drain" and memory.owns(farm, name)
             server["drained_by"] = kept.LOOP if ours else None
+            if server["admin_state"] != "ready" and name in taken.get(farm, ()):
+                server["drained_by"] = members.ROLLOUT
 
 
 def _let_go(balancer: Balancer, memory: kept.Kept, closed: Sequence[str]) -> None:

@@ -139,6 +139,16 @@ def counters(row: Mapping[str, str]) -> dict[str, int]:
     }
 
 
+def server_counters(row: Mapping[str, str]) -> dict[str, int]:
+    """The same of a server's row, which has no sum of its requests but one for each class."""
+    classes = ("hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx", "hrsp_other")
+    return {
+        "requests": sum(number(row, name) for name in classes),
+        "errors": number(row, "hrsp_5xx"),
+        "response_ms": number(row, "rtime"),
+    }
+
+
 def check_result(row: Mapping[str, str]) -> str:
     """The last health check as ``L7OK/200``; without the star of one that is under way."""
     status = row.get("check_status", "").lstrip("* ")

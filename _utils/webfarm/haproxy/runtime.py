@@ -88,6 +88,7 @@ class Balancer:
                 server["in_flight"] = parse.number(row, "scur")
                 server["queued"] = parse.number(row, "qcur")
                 server["check"] = parse.check_result(row)
+                server["counters"] = parse.server_counters(row)
         return table
 
     def get_map(self, name: str) -> dict[str, str]:
@@ -171,7 +172,7 @@ class Balancer:
                 wanted[backend, server] = checks.weight(f"{backend}/{server}", weight)
         with self.lock("set weights"):
             before = {(s.backend, s.server): s.uweight for s in self.states()}
-            self._known(wanted, before)
+            self.known_servers(wanted, before)
             self.tell(
                 [
                     f"set server {backend}/{server} weight {weight}"
@@ -294,7 +295,7 @@ class Balancer:
         """:meth:`set_state` for who has the lock and has checked the words."""
         wanted = {(backend, server): state}
         before = {(s.backend, s.server): s.admin for s in self.states()}
-        self._known(wanted, before)
+        self.known_servers(wanted, before)
         if before[backend, server] != state:
             self.tell([f"set server {backend}/{server} state {state}"])
         after = {(s.backend, s.server): s.admin for s in self.save_state()}
@@ -332,7 +333,10 @@ class Balancer:
                     raise
             time.sleep(0.05)
 
-    def _known(self, wanted: Mapping[tuple[str, str], object], seen: Mapping[Any, object]) -> None:
+    def known_servers(
+        self, wanted: Mapping[tuple[str, str], object], seen: Mapping[Any, object]
+    ) -> None:
+        """Raise for a server that HAProxy does not have."""
         unknown = [
             f"{backend}/{server}" for backend, server in wanted if (backend, server) not in seen
         ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from webfarm.errors import WebfarmError
-from webfarm.haproxy import checks, kept, maps
+from webfarm.haproxy import checks, kept, maps, members
 from webfarm.haproxy.farms import apply as apply_map
 from webfarm.haproxy.kept import INTENDED, LOOP, MADE, FarmKept, Kept
 from webfarm.haproxy.parse import ServerState
@@ -94,6 +94,7 @@ def set_state(balancer: Balancer, farm: str, server: str, state: str) -> dict[st
     checks.server_state(farm, server, state)
     with balancer.lock("set a server's state"):
         done = balancer.put_state(farm, server, state)
+        members.forget(balancer, farm, server)
         memory = kept.glance(balancer.settings.state_file)
         own = memory.farms.get(farm)
         if own is None:

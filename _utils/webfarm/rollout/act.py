@@ -27,7 +27,7 @@ def perform(step: Step, world: World, waits: Waits, stopping: Stopping) -> Resul
     Only steps that change nothing while they wait can be stopped half-way.
     """
     if step.name == "soft":
-        result = _wait(step, world, waits, stopping)
+        result = wait(step, world, waits, stopping)
     elif step.name == "soak":
         result = soak(step, world, waits, stopping)
     elif step.name == "quiesce":
@@ -46,7 +46,8 @@ def perform(step: Step, world: World, waits: Waits, stopping: Stopping) -> Resul
     return result
 
 
-def _polls(clock: Clock) -> Callable[[], None]:
+def polls(clock: Clock) -> Callable[[], None]:
+    """Sleep a little, longer each time."""
     pause = POLL_FIRST
 
     def sleep() -> None:
@@ -57,7 +58,8 @@ def _polls(clock: Clock) -> Callable[[], None]:
     return sleep
 
 
-def _wait(step: Step, world: World, waits: Waits, stopping: Stopping) -> Result:
+def wait(step: Step, world: World, waits: Waits, stopping: Stopping) -> Result:
+    """Let the step's time pass."""
     start = world.clock.monotonic()
     deadline = step.deadline or 0.0
     while (spent := world.clock.monotonic() - start) < deadline:
@@ -71,7 +73,7 @@ def _wait(step: Step, world: World, waits: Waits, stopping: Stopping) -> Result:
 
 def _quiesce(step: Step, world: World, waits: Waits, stopping: Stopping) -> Result:
     start = world.clock.monotonic()
-    sleep = _polls(world.clock)
+    sleep = polls(world.clock)
     while True:
         spent = world.clock.monotonic() - start
         now = world.situation
@@ -110,7 +112,7 @@ def _quiesce(step: Step, world: World, waits: Waits, stopping: Stopping) -> Resu
 def _balancers(step: Step, world: World, waits: Waits) -> Result:
     """Change all balancers that lack it, read all back, and again until the deadline."""
     start = world.clock.monotonic()
-    sleep = _polls(world.clock)
+    sleep = polls(world.clock)
     errors: dict[str, str] = {}
     current: Any = step
     while True:
@@ -149,7 +151,7 @@ def _balancers(step: Step, world: World, waits: Waits) -> Result:
 def _servers(step: Step, world: World, waits: Waits) -> Result:
     """Ask all targets at once, then look until each is there, has failed, or time is up."""
     start = world.clock.monotonic()
-    sleep = _polls(world.clock)
+    sleep = polls(world.clock)
     replies: Mapping[str, Reply] = {}
     if step.function:
         replies = world.cluster.call(

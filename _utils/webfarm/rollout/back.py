@@ -11,6 +11,7 @@ from webfarm.rollout.context import Context
 from webfarm.rollout.control import leave, resume
 from webfarm.rollout.model import Before, FarmAtBalancer, Run, Wish, listed
 from webfarm.rollout.status import Data, conducted, plain, the_run
+from webfarm.rollout.waves import commands as waves
 
 Looks = Mapping[tuple[str, str], list[FarmAtBalancer] | None]
 
@@ -37,6 +38,8 @@ def rollback(
     with context.journal() as journal:
         run = the_run(journal, id, ended=True)
         number = run["id"]
+        if run["kind"] == "os":
+            return waves.rollback(context, run, wish)
         if run["kind"] != "upgrade":
             raise WebfarmError(
                 f"run {number} is a {run['kind']}, only an upgrade can be taken back; "

@@ -13,9 +13,24 @@ HELD = (
     "webfarm_release.stage",
     "webfarm_release.switch",
     "farm_cache.flush",
+    "haproxy_runtime.set_servers",
+    "webfarm_os.status",
+    "webfarm_os.reboot",
+    "webfarm_os.restart",
+    "webfarm_packages.install",
+    "webfarm_snapshot.take",
+    "webfarm_snapshot.restore",
 )
-SERVER_CHANGES = ("webfarm_release.switch", "farm_cache.flush")
-CHANGES = ("haproxy_runtime.set_farms", *SERVER_CHANGES)
+SERVER_CHANGES = (
+    "webfarm_release.switch",
+    "farm_cache.flush",
+    "webfarm_os.reboot",
+    "webfarm_os.restart",
+    "webfarm_packages.install",
+    "webfarm_snapshot.take",
+    "webfarm_snapshot.restore",
+)
+CHANGES = ("haproxy_runtime.set_farms", "haproxy_runtime.set_servers", *SERVER_CHANGES)
 
 
 class Cluster(Protocol):
@@ -39,6 +54,16 @@ class Cluster(Protocol):
 
         A node that does not answer, or not in the expected shape, is a view with ``answered``
         false.
+        """
+        ...
+
+    def observe_members(
+        self, site: str, servers: Sequence[str], arguments: Mapping[str, Any]
+    ) -> Seen:
+        """Look at every balancer of the site and at these servers' systems.
+
+        arguments
+            Of ``webfarm_os.status``.
         """
         ...
 

@@ -1,7 +1,7 @@
 """What every command needs: the world, the journal, and goals from names."""
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,9 @@ class Context:
         ``(kind, version)`` to the digest of the tree in the release store; raises
         :class:`WebfarmError` when the store does not have it. None: the servers check against the
         store's manifest alone.
+    certified
+        Packages and profiles to what was certified for each; raises :class:`WebfarmError` for what
+        was not, and returns None where production needs no certificates for packages.
     process, dead
         Who holds a lease, and how to know that such a process is gone.
     """
@@ -46,6 +49,7 @@ class Context:
     watcher: Watcher = field(default_factory=Watcher)
     interrupted: Callable[[], bool] = lambda: False
     digests: Callable[[str, str], str] | None = None
+    certified: Callable[[Sequence[str], Sequence[str]], Mapping[str, Any] | None] | None = None
     lease_seconds: float = LEASE_SECONDS
     process: Process | None = None
     dead: Callable[[Process], bool] = is_dead
@@ -82,6 +86,18 @@ class Context:
                 self.lease_seconds,
             )
             return conductor.conduct(run, wish).plain()
+
+    def known(self, goal: Goal) -> None:
+        """Raise unless the pillar still has the farm of a goal, or the servers of its wave."""
+        if goal.wave is None:
+            self.topology.farm(goal.site, goal.farm)
+            return
+        for server, farm in goal.wave.members.items():
+            if server not in self.topology.farm(goal.site, farm).servers:
+                raise WebfarmError(
+                    f"{farm} of {goal.site} has no server {server} any more: the pillar has "
+                    "changed since; end the run with `salt-run upgrade.abort`"
+                )
 
     # -- scope and goals -----------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ def resume(context: Context, id: object = None, override: object = None) -> Data
                 f"`salt-run upgrade.watch {run['id']}` shows it"
             )
         for goal in run["run"].goals:
-            context.topology.farm(goal.site, goal.farm)
+            context.known(goal)
         _still_allowed(context, run)
         if run["waits"] is not None:
             _may_approve(context, run)

@@ -16,6 +16,9 @@ from webfarm.rollout.model import Goal, Run, Seen, Wish
 from webfarm.rollout.situation import WITHHELD
 from webfarm.rollout.staging import Staging
 from webfarm.rollout.watcher import Outcome, RunOutcome, Watcher
+from webfarm.rollout.waves.back import goals_back
+from webfarm.rollout.waves.engine import WaveEngine
+from webfarm.rollout.waves.engine import command as wave_command
 from webfarm.topology import Site
 
 GoalFor = Callable[[str, str, str], Goal | None]
@@ -110,7 +113,7 @@ class Course:
 
     def _closed(self, site: str) -> str:
         """Windows and freezes are for upgrades; the way back is open at any time."""
-        if self.run.override or self.run.kind != "upgrade":
+        if self.run.override or self.run.kind not in ("upgrade", "os"):
             return ""
         return windows.closed(self.sites[site].policy, self.clock.time())
 
@@ -152,8 +155,12 @@ class Course:
                 return stop
         nothing = all(outcome.state == "nothing" for outcome in self.outcomes)
         if nothing and not self.resumed:
-            return self._end("nothing", "every farm is in service on its release: nothing to do")
-        return self._end("done", f"{len(self.outcomes)} of {len(self.run.goals)} farms are done")
+            what = "every farm is in service on its release"
+            if self.run.goals[0].wave:
+                what = "every server that is in service has the packages"
+            return self._end("nothing", f"{what}: nothing to do")
+        parts = "waves" if self.run.goals[0].wave else "farms"
+        return self._end("done", f"{len(self.outcomes)} of {len(self.run.goals)} {parts} are done")
 
     def _owed(self) -> RunOutcome | None:
         """What follows from a farm's failure, if the process ended before it came to that."""
@@ -174,7 +181,8 @@ class Course:
     ) -> Outcome:
         site = self.sites[goal.site]
         policy = site.policy.model_copy(update={"soak_seconds": site.policy.soak(canary)})
-        engine = Engine(
+        kind = Engine if goal.wave is None else WaveEngine
+        engine = kind(
             site.model_copy(update={"policy": policy}),
             self.all.cluster,
             self.journal,
@@ -223,7 +231,10 @@ class Course:
             for name, why in outcome.left_out.items()
             if why != WITHHELD
         ]
-        count = sum(len(self.sites[goal.site].farms[goal.farm].servers) for goal in self.run.goals)
+        count = sum(
+            len(one.wave.members if one.wave else self.sites[one.site].farms[one.farm].servers)
+            for one in self.run.goals
+        )
         allowed = budget(limit, count)
         if len(left_out) <= allowed:
             return ""
@@ -236,7 +247,7 @@ class Course:
         on_failure = self.sites[site].policy.on_failure
         if on_failure == "pause":
             return self._end("paused", why)
-        if on_failure == "rollback" and self.run.kind == "upgrade":
+        if on_failure == "rollback" and self.run.kind in ("upgrade", "os"):
             wish = Wish("rollback", "the policy (on_failure)", line(why))
             self.journal.wish(self.number, wish, self.clock.time())  # a resume must know it
             return self._leave(wish)
@@ -253,7 +264,8 @@ class Course:
     def _waits_for_approval(self, number: int) -> str:
         """Who has to say yes before the farm with this number; then it is noted that it waits."""
         by = approvals(self.run, self.sites).get(number - 1, "")
-        if self.run.kind != "upgrade" or self.journal.approved(self.number) >= number:
+        kinds = ("upgrade", "os")
+        if self.run.kind not in kinds or self.journal.approved(self.number) >= number:
             return ""
         if by:
             self.journal.wait_for_approval(self.number, number, self.clock.time())
@@ -311,6 +323,8 @@ class Course:
 
     def _roll_back(self, wish: Wish) -> RunOutcome:
         """The farms of the run in reverse, each to the release that it had before the run."""
+        if self.run.kind == "os":
+            return self._waves_back(wish)
         had: dict[tuple[str, str], str] = {}
         for site, farm, before in self.journal.finished(self.number):
             had.setdefault((site, farm), before.release)
@@ -326,6 +340,16 @@ class Course:
             if not outcome.ok:
                 return self._end("paused", f"{wish}, but {farm} of {site}: {outcome.message}")
         return self._end("rolled_back", f"{wish}; every farm is on the release that it had")
+
+    def _waves_back(self, wish: Wish) -> RunOutcome:
+        """The waves of the run in reverse, each server from its snapshot of before the run."""
+        for goal in goals_back(self.run, self.journal.finished(self.number)):
+            outcome = self._farm(goal, wished=self._only_pause)
+            if not outcome.ok:
+                return self._end(
+                    "paused", f"{wish}, but {goal.farm} of {goal.site}: {outcome.message}"
+                )
+        return self._end("rolled_back", f"{wish}; every server has the packages that it had")
 
     def _goal_back(self, site: str, farm: str, release: str) -> Goal | None:
         found = self.all.goal_for(site, farm, release)
@@ -352,11 +376,18 @@ class Course:
 
 def describe(run: Run) -> str:
     """A run in a few words: for the lease, a message, a list."""
+    wave = run.goals[0].wave
+    if wave is not None:
+        waves = ", ".join(f"{goal.site} {goal.farm}" for goal in run.goals)
+        return f"{run.kind} of {', '.join(wave.packages)[:200]} ({waves})"
     return f"{run.kind} of {scope(run)} to {releases(run)}"
 
 
 def again(run: Run) -> str:
     """The command that asks for the run once more."""
+    if run.goals[0].wave is not None:
+        typed = wave_command(run.goals[0])
+        return typed if len(run.sites) == 1 else typed.replace(f" {run.sites[0]} ", " all ", 1)
     if len(run.goals) == 1:
         return command(run.goals[0])
     scope = f"site {run.sites[0]}" if len(run.sites) == 1 else "all"

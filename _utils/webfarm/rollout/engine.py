@@ -1,100 +1,54 @@
-"""Run a rollout: observe, plan, write what is intended, act, write what came of it, look again."""
+"""Take one farm to a release: what its turns remember, when it goes back, how it ends."""
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from webfarm.hold import FRESH_SECONDS
 from webfarm.rollout import opening
 from webfarm.rollout.act import perform
-from webfarm.rollout.cluster import CHANGES, SERVER_CHANGES, Clock, Cluster
-from webfarm.rollout.journal import Journal
-from webfarm.rollout.lease import Hold
-from webfarm.rollout.model import Goal, InService, Memory, Refused, Step, Stuck, Wish, listed
+from webfarm.rollout.model import Goal, InService, Memory, Step, Wish, listed
 from webfarm.rollout.outline import before
 from webfarm.rollout.situation import Situation
-from webfarm.rollout.watcher import Done, Outcome, Watcher
+from webfarm.rollout.turns import Turns
+from webfarm.rollout.watcher import Outcome
 from webfarm.rollout.world import Result, World
-from webfarm.topology import Site
-
-STUCK_SECONDS = 60.0  # how long a balancer may be silent in the middle of a rollout
-IN_SERVICE = ("done", "nothing", "failed", "aborted")  # outcomes that leave the farm in service
 
 
-class Engine:
-    """Takes one farm to a goal; whatever happens, it can be started again with the same goal.
+class Engine(Turns):
+    """Takes one farm to a goal. A farm that is not in service at the end makes it ``paused``."""
 
-    A farm that is not in service at the end makes the outcome ``paused``: somebody has to decide.
+    def _world(self, goal: Goal, known: Any) -> World:
+        memory = Memory(before=known, done=self._already_done(self.staged))
+        return World(goal, self.site, self.cluster, self.clock, memory)
 
-    goal_for
-        Gives the goal for another release of the same farm, or None when the pillar does not have
-        it; needed to put a farm back in service on the release that it had.
-    wished
-        What an operator wants meanwhile; asked between steps and while one waits.
-    closed
-        Why no farm may leave service now, empty when it may.
-    """
+    def _perform(self, step: Step, waits: Callable[[str, float], None]) -> Result:
+        return perform(step, self.world, waits, lambda: self._wish() is not None)
 
-    def __init__(
-        self,
-        site: Site,
-        cluster: Cluster,
-        journal: Journal,
-        hold: Hold,
-        clock: Clock,
-        goal_for: Callable[[str], Goal | None],
-        watcher: Watcher | None = None,
-        wished: Callable[[], Wish | None] = lambda: None,
-        closed: Callable[[], str] = lambda: "",
-        holder: str = "",
-    ) -> None:
-        self.site = site
-        self.cluster = cluster
-        self.journal = journal
-        self.hold = hold
-        self.clock = clock
-        self.goal_for = goal_for
-        self.watcher = watcher or Watcher()
-        self.wished = wished
-        self.closed = closed
-        self.holder = holder
+    def _untouched(self, step: Step) -> bool:
+        now = self.world.situation
+        return now.states == {"open"} and not now.fenced and step.name != "stage"
 
-    def run(self, goal: Goal, run: int, staged: bool = False) -> Outcome:
-        """Take the farm to ``goal`` as part of the run with this number.
+    def _after(self, step: Step) -> None:
+        if step.name == "open":  # a server that only was silent may join now
+            kept = self.world.memory.quarantined
+            kept = {n: why for n, why in kept.items() if not why.startswith("does not answer")}
+            self.world.memory = replace(self.world.memory, quarantined=kept)
+            self.world.observe()
 
-        staged
-            The run has staged the release on every server of its scope: it is one of several farms,
-            and goes on without a server that cannot be brought back, if ``max_failed`` allows.
+    def _left_out(self) -> dict[str, str]:
+        known = self.world.situation
+        self.world.observe()  # a wait looks at the balancers only
+        return _left_out(known if self.world.situation.blind else self.world.situation)
 
-        Every trouble of the cluster is an :class:`Outcome`. An error of the journal is raised,
-        since what cannot be written is not done; and so is :class:`lease.Held`.
-        """
-        start = self.clock.monotonic()
-        self.number, self.staged = run, staged
-        self.rollout, known, self.resumed = self.journal.begin(
-            goal, self.holder, self.clock.time(), run
-        )
-        self.watcher.rollout_started(goal, self.rollout, self.resumed)
-        self.asked = goal
-        self.aborting: Wish | None = None
-        self.done: list[Done] = []
-        memory = Memory(before=known, done=self._already_done(staged))
-        self.world = World(goal, self.site, self.cluster, self.clock, memory)
-        self.world.observe()
-        outcome = None
-        while outcome is None:
-            outcome = self._turn()
-        outcome = replace(
-            outcome,
-            rollout=self.rollout,
-            seconds=self.clock.monotonic() - start,
-            steps=tuple(self.done),
-        )
-        state = "done" if outcome.ok else outcome.state
-        if outcome.state in IN_SERVICE:
-            self.journal.quarantine(goal.site, goal.farm, outcome.left_out, self.clock.time())
-        self.journal.end(self.rollout, state, outcome.plain(), self.clock.time())
-        self.watcher.rollout_finished(outcome)
-        return outcome
+    def _quarantine(self, outcome: Outcome) -> None:
+        goal = self.asked
+        self.journal.quarantine(goal.site, goal.farm, outcome.left_out, self.clock.time())
+
+    def _describe(self) -> str:
+        return describe(self.world.situation)
+
+    def _command(self) -> str:
+        return command(self.asked)
 
     def _already_done(self, staged: bool) -> frozenset[str]:
         """What the journal says of steps that no observation shows."""
@@ -105,69 +59,6 @@ class Engine:
             if opened and ("soak", "done") not in names:
                 done.add("open")
         return frozenset(done)
-
-    def _turn(self) -> Outcome | None:
-        """One decision and what follows from it; None while the rollout goes on."""
-        wish = self._wish()
-        if wish and wish.kind == "pause":
-            return self._outcome("paused", str(wish))
-        if wish and not self.world.situation.blind:
-            return self._abort(wish)
-        decision = self.world.next()
-        if isinstance(decision, Step) and decision.function in CHANGES and self._older_may_act():
-            return None
-        if isinstance(decision, Step) and decision.function in SERVER_CHANGES:
-            self.world.look_again()  # a wait looks at the balancers only
-            decision = self.world.next()
-        if isinstance(decision, Stuck) and not self._recovers(decision):
-            return self._fail(listed(decision.reasons))
-        if isinstance(decision, Stuck):
-            return None
-        if isinstance(decision, InService):
-            return self._arrived(decision)
-        if isinstance(decision, Refused):
-            return self._fail("; ".join(decision.reasons))
-        return self._step(decision)
-
-    def _wish(self) -> Wish | None:
-        """What the operator wants and did not get yet."""
-        wish = self.wished()
-        return None if wish and wish.kind != "pause" and self.aborting else wish
-
-    # -- one step -----------------------------------------------------------------------------
-
-    def _step(self, step: Step) -> Outcome | None:
-        now = self.world.situation
-        untouched = now.states == {"open"} and not now.fenced
-        if untouched and step.name != "stage" and (why := self.closed()):
-            return self._fail(why)
-        self._note(step)
-        self.hold.confirm()
-        entry = self.journal.intend(self.rollout, step, self.clock.time())
-        self.watcher.step_started(step, now.capacity())
-        start = self.clock.monotonic()
-
-        def waits(what: str, seconds: float) -> None:
-            self.watcher.step_waits(step, what, seconds, step.deadline)
-
-        result = perform(step, self.world, waits, lambda: self._wish() is not None)
-        state = "unknown" if result.state == "stopped" else result.state
-        self.journal.settle(entry, state, _evidence(result), self.clock.time())
-        done = Done(step.name, state, self.clock.monotonic() - start, _evidence(result))
-        self.done.append(done)
-        self.watcher.step_finished(step, done)
-        if result.state == "stopped":
-            return None  # the next turn does what was wished
-        if result.state == "inconclusive":
-            return self._outcome("paused", f"{step.name} is inconclusive: {result.error}")
-        if result.state != "done":
-            return self._fail(f"{step.name}: {result.error}", retreat=step.name != "flush")
-        if step.name == "open":  # a server that only was silent may join now
-            kept = self.world.memory.quarantined
-            kept = {n: why for n, why in kept.items() if not why.startswith("does not answer")}
-            self.world.memory = replace(self.world.memory, quarantined=kept)
-            self.world.observe()
-        return None
 
     def _note(self, step: Step) -> None:
         """Before the farm leaves service: how it was, and who cannot take part."""
@@ -181,40 +72,6 @@ class Engine:
         if step.name not in ("stage", "preflight", "soak", "rejoin"):
             memory = replace(memory, quarantined={**memory.quarantined, **now.left_out})
         self.world.memory = memory
-
-    def _older_may_act(self) -> bool:
-        """Wait a little for nodes that may still do what an older holder asked; false: none may.
-
-        Who answered refuses the older one, who is silent does from ``FRESH_SECONDS`` after this
-        one took the site.
-        """
-        silent, held = self.world.unheard, self.hold.held_seconds(self.asked.site)
-        if not silent or held > FRESH_SECONDS:
-            return False
-        why = f"what was asked of {listed(silent)} before may still be done"
-        wait = Step("wait", tuple(silent), why, FRESH_SECONDS)
-        self.watcher.step_waits(wait, why, held, FRESH_SECONDS)
-        self.clock.sleep(2.0)
-        self.world.observe()
-        return True
-
-    def _recovers(self, stuck: Stuck) -> bool:
-        """Wait for a balancer that fell silent under way; true to decide again."""
-        if not self.done:
-            return False
-        start = self.clock.monotonic()
-        patience = max(STUCK_SECONDS, 3 * self.site.policy.answer_seconds)
-        wait = Step("wait", tuple(self.site.balancers), listed(stuck.reasons), patience)
-        while self.clock.monotonic() - start < patience:
-            wish = self._wish()
-            if wish and wish.kind == "pause":
-                return True
-            self.watcher.step_waits(wait, wait.why, self.clock.monotonic() - start, patience)
-            self.clock.sleep(2.0)
-            self.world.observe(servers=False)
-            if not isinstance(self.world.next(), Stuck):
-                return True
-        return False
 
     # -- ends ---------------------------------------------------------------------------------
 
@@ -339,23 +196,6 @@ class Engine:
             return f"the release {was.release} that it had is not in the pillar"
         return ""
 
-    def _outcome(self, state: str, message: str, left_out: dict[str, str] | None = None) -> Outcome:
-        goal = self.asked
-        if left_out is None:
-            known = self.world.situation
-            self.world.observe()  # a wait looks at the balancers only
-            left_out = _left_out(known if self.world.situation.blind else self.world.situation)
-        now = self.world.situation
-        todo = f"salt-run upgrade.resume {self.number}" if state == "paused" else command(goal)
-        return Outcome(
-            state=state,
-            goal=goal,
-            message=message,
-            cluster=describe(now),
-            command="" if state in ("done", "nothing", "aborted") else todo,
-            left_out=left_out,
-        )
-
 
 def command(goal: Goal) -> str:
     """What to type to try again."""
@@ -390,7 +230,3 @@ def _left_out(now: Situation) -> dict[str, str]:
         return {}
     in_service = now.states == {"open"} and len(now.fences) == 1
     return now.out_of_service if in_service else now.left_out
-
-
-def _evidence(result: Result) -> dict[str, object]:
-    return {**result.evidence, **({"error": result.error} if result.error else {})}

@@ -12,6 +12,7 @@ from webfarm.errors import WebfarmError
 from webfarm.rollout import arguments
 from webfarm.rollout.ledger import Ledger, note
 from webfarm.rollout.model import Goal, Run, Wish
+from webfarm.rollout.waves.values import wave
 
 WISHES = ("pause", "abort", "rollback")
 
@@ -260,7 +261,9 @@ def _check(run: Run) -> None:
 def _plain(row: sqlite3.Row) -> dict[str, Any]:
     run = Run(
         kind=row["kind"],
-        goals=tuple(Goal(**goal) for goal in json.loads(row["goals"])),
+        goals=tuple(
+            Goal(**{**goal, "wave": wave(goal.get("wave"))}) for goal in json.loads(row["goals"])
+        ),
         policy=json.loads(row["policy"]),
         override=row["override"],
         undoes=row["undoes"],

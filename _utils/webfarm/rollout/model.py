@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from webfarm.rollout.waves.values import OsView, Wave
+
 STATES = ("open", "drain", "closed", "ready")
 STEPS = (
     "stage",
@@ -34,6 +36,8 @@ class Goal:
         The operator accepts that sessions which saw a newer release are reset.
     server
         Only this server is brought to the release; the farm is on it already.
+    wave
+        Not a farm but one server of each farm, ``farm`` and ``release`` are only labels then.
     """
 
     site: str
@@ -44,6 +48,7 @@ class Goal:
     digests: Mapping[str, str] | None = None
     reset_sessions: bool = False
     server: str | None = None
+    wave: Wave | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Run:
     """What an operator asked for.
 
     kind
-        ``upgrade``, ``rollback`` or ``server``.
+        ``upgrade``, ``os``, ``rollback`` or ``server``.
     goals
         The farms in the order in which they are taken.
     policy
@@ -113,6 +118,8 @@ class ServerAtBalancer:
     rested
         The weights' loop drained it, and brings it back by itself: to a rollout it is in service,
         but nothing can be counted on it.
+    taken
+        A rollout took it out of service by itself, and puts it back.
     """
 
     status: str
@@ -120,6 +127,8 @@ class ServerAtBalancer:
     in_flight: int = 0
     check: str = ""
     rested: bool = False
+    taken: bool = False
+    counters: Counters | None = None
 
     @property
     def up(self) -> bool:
@@ -130,6 +139,11 @@ class ServerAtBalancer:
     def healthy(self) -> bool:
         """Its checks pass: it gets requests, or would but for the weights' loop."""
         return self.up or (self.rested and self.status.startswith(("DRAIN", "NOLB")))
+
+    @property
+    def passes(self) -> bool:
+        """Its checks pass, whether it gets requests or not; in maint HAProxy makes none."""
+        return self.status.startswith(("UP", "DRAIN", "NOLB"))
 
     @property
     def withheld(self) -> bool:
@@ -178,6 +192,7 @@ class ServerView:
     php_versions: frozenset[str] = frozenset()
     webapp_versions: frozenset[str] = frozenset()
     boot_id: str = ""
+    os: OsView | None = None
 
     def runs(self, release: str) -> bool:
         """It runs ``release`` and says that it is ready to serve it."""
@@ -198,10 +213,15 @@ class Seen:
 
 @dataclass(frozen=True)
 class Before:
-    """How the farm was when it was last in service, before this rollout touched it."""
+    """How the farm was when it was last in service, before this rollout touched it.
+
+    members
+        Of a wave: server -> :class:`MemberBefore` as data.
+    """
 
     release: str
     generation: int
+    members: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -45,22 +45,45 @@ class SaltCluster:
     def observe(self, site: str, farm: str | None, servers: bool = True) -> Seen:
         """See :class:`webfarm.rollout.cluster.Cluster`; balancers and servers are asked at once."""
         plan = self.topology.site(site)
-        seconds = plan.policy.answer_seconds
         asked = [("haproxy_runtime.farms", list(plan.balancers))]
         if servers:
             farms = plan.farms.values() if farm is None else [self.topology.farm(site, farm)]
             names = [name for one in farms for name in one.servers]
             asked.append(("webfarm_release.status", names))
-        jobs = [self._job(site, function, targets, {}) for function, targets in asked]
+        return self._observe(site, asked, {})
+
+    def observe_members(
+        self, site: str, servers: Sequence[str], arguments: Mapping[str, Any]
+    ) -> Seen:
+        """See :class:`webfarm.rollout.cluster.Cluster`."""
+        asked = [("haproxy_runtime.farms", list(self.topology.site(site).balancers))]
+        if servers:
+            asked.append(("webfarm_os.status", list(servers)))
+        return self._observe(site, asked, arguments)
+
+    def _observe(
+        self, site: str, asked: Sequence[tuple[str, list[str]]], arguments: Mapping[str, Any]
+    ) -> Seen:
+        """Ask balancers and servers at once; ``arguments`` are for the servers."""
+        plan = self.topology.site(site)
+        seconds = plan.policy.answer_seconds
+        jobs = [
+            self._job(site, function, targets, arguments if number else {})
+            for number, (function, targets) in enumerate(asked)
+        ]
         # servers that were silent before must not make every look at the others slow
         self._collect(jobs, seconds, patient=set(plan.balancers))
         self.silent = {
             name for job in jobs for name, reply in job.replies.items() if reply.ok is None
-        } | (self.silent if not servers else set())
+        } | (self.silent if len(asked) == 1 else set())
         found = {name: reply for job in jobs for name, reply in job.replies.items()}
         return Seen(
             {name: views.balancer(name, found[name]) for name in plan.balancers},
-            {name: views.server(name, found[name]) for name in (asked[1][1] if servers else ())},
+            {
+                name: views.server(name, found[name], function)
+                for function, targets in asked[1:]
+                for name in targets
+            },
         )
 
     def call(

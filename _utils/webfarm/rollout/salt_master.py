@@ -1,9 +1,10 @@
 """What the commands need of a Salt master: the pillar, the store, a client, who types."""
 
 import getpass
+import importlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def context(opts: Opts, watcher: Watcher, interrupted: Callable[[], bool]) -> It
             clock=time,
             journal_path=Path(opts["cachedir"]) / "webfarm" / "journal.sqlite",
             digests=_digests(opts),
+            certified=_certified(known, Path(opts["cachedir"]) / "webfarm" / "journal.sqlite"),
             holder=os.environ.get("SUDO_USER") or getpass.getuser(),
             watcher=watcher,
             interrupted=interrupted,
@@ -88,6 +90,27 @@ def _pillar_minions(opts: Opts) -> list[str]:
     with salt.key.get_key(opts) as keys:
         accepted = keys.list_keys().get("minions", [])
     return [own, *[minion for minion in sorted(accepted) if minion != own]]
+
+
+def _certified(
+    known: Topology, journal: Path
+) -> Callable[[Sequence[str], Sequence[str]], Mapping[str, Any] | None]:
+    """The certificates of packages, kept beside the journal."""
+
+    def require(words: Sequence[str], profiles: Sequence[str]) -> Mapping[str, Any] | None:
+        if not known.preproduction.servers:
+            return None
+        gate, book, packages = (
+            importlib.import_module(f"webfarm.certificates.{name}")
+            for name in ("gate", "book", "packages")
+        )
+        if not packages.needed(known):
+            return None
+        with book.opened(gate.path(journal)) as store:
+            found: Mapping[str, Any] = packages.require(store, known, words, profiles, time.time())
+            return found
+
+    return require
 
 
 def _digests(opts: Opts) -> Callable[[str, str], str] | None:

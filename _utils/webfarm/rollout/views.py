@@ -14,6 +14,7 @@ from webfarm.rollout.model import (
     ServerAtBalancer,
     ServerView,
 )
+from webfarm.rollout.waves.values import OsView
 
 MOST = 10_000  # entries in one mapping; more is not a cluster
 
@@ -46,12 +47,13 @@ def balancer(name: str, reply: Reply) -> BalancerView:
         return BalancerView(name, False, f"answered haproxy_runtime.farms with nonsense: {odd}")
 
 
-def server(name: str, reply: Reply) -> ServerView:
-    """A server's ``webfarm_release.status``."""
+def server(name: str, reply: Reply, function: str = "webfarm_release.status") -> ServerView:
+    """A server's ``webfarm_release.status``, or its ``webfarm_os.status``."""
     if not reply.ok:
         return ServerView(name, False, reply.error)
     try:
         value = _mapping(reply.value, "the reply")
+        os = _os(value["os"]) if "os" in value else None
         release = value.get("release")
         return ServerView(
             name,
@@ -62,9 +64,24 @@ def server(name: str, reply: Reply) -> ServerView:
             php_versions=_versions(value.get("php_versions"), "php_versions"),
             webapp_versions=_versions(value.get("webapp_versions"), "webapp_versions"),
             boot_id=_text(value.get("boot_id") or "", "boot_id"),
+            os=os,
         )
     except _Odd as odd:
-        return ServerView(name, False, f"answered webfarm_release.status with nonsense: {odd}")
+        return ServerView(name, False, f"answered {function} with nonsense: {odd}")
+
+
+def _os(value: Any) -> OsView:
+    value = _mapping(value, "os")
+    installed = _mapping(value.get("installed"), "installed")
+    return OsView(
+        installed={
+            _text(name, "a package"): _text(v, "a version") for name, v in installed.items()
+        },
+        provider=_text(value.get("provider"), "provider"),
+        snapshots=_versions(value.get("snapshots"), "snapshots"),
+        restored=_text(value.get("restored") or "", "restored"),
+        failed=tuple(sorted(_versions(value.get("failed"), "failed"))),
+    )
 
 
 def _farm(value: Any, farm: str) -> FarmAtBalancer:
@@ -106,6 +123,8 @@ def _server(value: Any, name: str) -> ServerAtBalancer:
         in_flight=_number(value.get("in_flight", 0), f"in_flight of {name}"),
         check=_text(value.get("check") or "", f"check of {name}"),
         rested=value.get("admin_state") == "drain" and value.get("drained_by") == "weights",
+        taken=value.get("admin_state") != "ready" and value.get("drained_by") == "rollout",
+        counters=_counters(value.get("counters"), name),
     )
 
 

@@ -1,0 +1,1 @@
+"""Waves: packages of the operating system, on one server of each farm at a time."""

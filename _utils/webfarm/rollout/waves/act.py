@@ -1,0 +1,349 @@
+"""Carry out one step of a wave; that it is done is proven by observation, a reply is evidence.
+
+A member on which a step fails is marked, and the others go on: what becomes of it is decided by the
+planner. Only what concerns the balancers or the whole wave makes a step fail.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from webfarm.rollout.act import SETTLE_SECONDS, polls, wait
+from webfarm.rollout.model import Reply, Step, listed
+from webfarm.rollout.waves import watch
+from webfarm.rollout.waves.situation import BACK, WaveSituation
+from webfarm.rollout.waves.values import NO_SNAPSHOTS
+from webfarm.rollout.waves.world import WaveWorld
+from webfarm.rollout.world import Result
+
+Waits = Callable[[str, float], None]
+Stopping = Callable[[], bool]
+Asked = Mapping[str, Reply]
+
+
+def perform(step: Step, world: WaveWorld, waits: Waits, stopping: Stopping) -> Result:
+    """Run ``step`` until it is seen done, its deadline has passed, or the operator stops it."""
+    if step.name == "preflight":
+        return _learned(step, world, _preflight(step, world))
+    if step.name == "soft":
+        return _learned(step, world, wait(step, world, waits, stopping))
+    if step.name == "quiesce":
+        return _learned(step, world, _quiesce(step, world, waits, stopping))
+    if step.name == "soak":
+        return _learned(step, world, watch.soak(step, world, waits, stopping))
+    if step.function == "haproxy_runtime.set_servers":
+        return _learned(step, world, _balancers(step, world, waits))
+    return _members(step, world, waits)
+
+
+def _learned(step: Step, world: WaveWorld, result: Result) -> Result:
+    if result.state == "done":
+        done = world.memory.done | {step.name}
+        if step.name in ("drain", "check"):  # somebody may be sent there again: prove it anew
+            done -= {"quiesce"}
+            world.memory = replace(world.memory, idle=0)
+        world.memory = replace(world.memory, done=done)
+    return result
+
+
+# -- before ----------------------------------------------------------------------------------------
+
+
+def _preflight(step: Step, world: WaveWorld) -> Result:
+    """Room for snapshots; the packages are still those of the certificate; the load is bearable."""
+    goal, now = world.goal, world.situation
+    evidence: dict[str, Any] = {}
+    site, seconds = goal.site, step.deadline or 120.0
+    space: Asked = {}
+    if not now.wave.online:
+        space = world.cluster.call(site, "webfarm_snapshot.space", step.targets, {}, seconds)
+    errors = {}
+    for name, reply in space.items():
+        said = reply.value if isinstance(reply.value, Mapping) else {}
+        evidence.setdefault("snapshots", {})[name] = said.get("provider", "unknown")
+        if not reply.ok or said.get("ok") is not True:
+            errors[name] = (
+                f"no room for a snapshot: {reply.error or said.get('why') or said!r:.200}"
+            )
+    if not errors and not now.wave.back:
+        packages = {"packages": list(now.wave.packages)}
+        asked = world.cluster.call(
+            site, "webfarm_packages.pretend", step.targets, packages, seconds
+        )
+        errors = {name: why for name, reply in asked.items() if (why := _other(now, name, reply))}
+    if now.wave.online and not errors:
+        return Result("done", {"disturbs": "nothing"})
+    if errors:
+        shown = listed([f"{name}: {why}" for name, why in errors.items()])
+        return Result("failed", {**evidence, "errors": errors}, shown)
+    world.observe(servers=False)
+    if world.situation.blind:
+        return Result("unknown", evidence, listed(world.situation.blind))
+    load = world.situation.load_without(step.targets)
+    evidence["utilisation_without"] = round(load, 3)
+    busy = watch.too_busy(world.situation, step.targets, load)
+    return Result("failed", evidence, busy) if busy else Result("done", evidence)
+
+
+def _other(now: WaveSituation, name: str, reply: Reply) -> str:
+    """How what would be installed differs from what was certified; empty when it does not."""
+    if not reply.ok:
+        return reply.error
+    changes = reply.value.get("changes") if isinstance(reply.value, Mapping) else None
+    if not isinstance(changes, Mapping):
+        return f"answered webfarm_packages.pretend with nonsense: {reply.value!r:.100}"
+    wanted, found = now.lacks(name), []
+    disruptive = reply.value.get("disruptive")
+    if now.wave.online and disruptive:
+        return f"must not be changed in service: {disruptive!s:.300}"
+    for package in sorted({*wanted, *changes}):
+        would, certified = changes.get(package), wanted.get(package)
+        if certified is None:
+            found.append(f"{package} was not certified")
+        elif not isinstance(would, Mapping):
+            found.append(f"{package} {certified['to']} would not be installed")
+        elif (would.get("to"), would.get("digest")) != (certified["to"], certified["digest"]):
+            found.append(
+                f"{package} would be {would.get('to')} ({would.get('digest')!s:.19}), certified is "
+                f"{certified['to']} ({certified['digest']:.19})"
+            )
+    return listed(found)
+
+
+# -- waits -----------------------------------------------------------------------------------------
+
+
+def _quiesce(step: Step, world: WaveWorld, waits: Waits, stopping: Stopping) -> Result:
+    """Nothing in flight on the members, on every balancer, seen twice."""
+    start = world.clock.monotonic()
+    sleep = polls(world.clock)
+    while True:
+        spent = world.clock.monotonic() - start
+        now = world.situation
+        evidence: dict[str, Any] = {"seconds": round(spent, 1)}
+        if not now.blind:
+            evidence["in_flight"] = {
+                name: {balancer: at.in_flight for balancer, at in now.places(name).items()}
+                for name in now.todo
+            }
+        if world.memory.idle >= 2:
+            return Result("done", evidence)
+        if step.deadline is not None and spent >= step.deadline:
+            if now.blind:
+                return Result("unknown", evidence, "; ".join(now.blind))
+            if world.site.policy.on_deadline == "force":
+                return Result("done", {**evidence, "cut": now.in_flight})
+            old = {n: v.old_workers for n, v in now.balancers.items() if v.old_workers}
+            left = f"; workers from before a reload still run: {old}" if old else ""
+            return Result(
+                "failed",
+                evidence,
+                f"{now.in_flight} requests still in flight after {spent:.0f} s (quiesce_seconds)"
+                + left,
+            )
+        if stopping():
+            return Result("stopped", evidence)
+        waits(f"{now.in_flight if not now.blind else '?'} in flight", spent)
+        sleep()
+        world.observe(servers=False)
+
+
+# -- balancers -------------------------------------------------------------------------------------
+
+
+def _balancers(step: Step, world: WaveWorld, waits: Waits) -> Result:
+    """Change the members' state on all balancers, read all back, until the deadline."""
+    start = world.clock.monotonic()
+    sleep = polls(world.clock)
+    members = [name for them in step.arguments["states"].values() for name in them]
+    replies: Asked = {}
+    behind = list(step.targets)
+    while True:
+        if behind:
+            site, seconds = world.goal.site, world.site.policy.answer_seconds
+            replies = world.cluster.call(site, str(step.function), behind, step.arguments, seconds)
+        world.observe(servers=False)
+        spent = world.clock.monotonic() - start
+        errors = {name: reply.error for name, reply in replies.items() if not reply.ok}
+        missing = _not_there(step, world.situation, members)
+        behind = [] if world.situation.blind else _behind(step, world.situation, members)
+        if not missing:
+            return Result("done", {"members": members, **({"errors": errors} if errors else {})})
+        if step.deadline is not None and spent >= step.deadline:
+            shown = listed([f"{name} {why}" for name, why in {**missing, **errors}.items()])
+            if step.name == "check" and not world.situation.blind and not behind:
+                return _marked(step, world, missing)
+            return Result("unknown", {"errors": errors}, f"{step.name} was not read back: {shown}")
+        waits(f"read back: {listed([f'{n} {why}' for n, why in missing.items()])}", spent)
+        sleep()
+
+
+def _behind(step: Step, now: WaveSituation, members: list[str]) -> list[str]:
+    state = next(iter(next(iter(step.arguments["states"].values())).values()))
+    return [
+        balancer
+        for balancer in now.balancers
+        if any(
+            balancer not in now.places(m) or now.places(m)[balancer].admin != state
+            for m in members
+            if state != "ready" or now.taken(m)
+        )
+    ]
+
+
+def _not_there(step: Step, now: WaveSituation, members: list[str]) -> dict[str, str]:
+    """Which members are not in the state that the step gives them, as every balancer says."""
+    if now.blind:
+        return {"balancers": listed(now.blind)}
+    states = {"drain": ("drain", "maint"), "hold": ("maint",), "check": ("drain",)}
+    out = {}
+    for name in members:
+        if step.name == "open":
+            if not now.serves(name):
+                out[name] = f"is not UP on {now.missing_at(name) or 'every balancer'}"
+        elif not now.is_in(name, *states[step.name]):
+            out[name] = f"is not in {states[step.name][0]} on every balancer"
+        elif step.name == "check" and not now.passes(name):
+            out[name] = f"is not found healthy by {now.missing_at(name)}"
+    return out
+
+
+# -- members ---------------------------------------------------------------------------------------
+
+
+def _members(step: Step, world: WaveWorld, waits: Waits) -> Result:
+    """Ask all targets, then look until each is there, has failed, or time is up."""
+    start = world.clock.monotonic()
+    sleep = polls(world.clock)
+    replies = _ask(step, world)
+    _heard(step, world, replies)
+    asked = world.clock.monotonic()
+    while True:
+        world.observe()
+        now = world.clock.monotonic()
+        missing = {} if world.situation.blind else _lacking(step, world.situation, replies)
+        if world.situation.blind:
+            missing = {"balancers": listed(world.situation.blind)}
+        refused = [n for n in missing if n in replies and replies[n].ok is False]
+        settled = len(refused) == len(missing) and now - asked >= SETTLE_SECONDS
+        over = step.deadline is not None and now - start >= step.deadline
+        if not missing or settled or over:
+            break
+        waits(listed([f"{n} {why}" for n, why in missing.items()]), now - start)
+        sleep()
+    if world.situation.blind:
+        return Result("unknown", {}, listed(world.situation.blind))
+    for name in refused:
+        missing[name] = replies[name].error or missing[name]
+    return _marked(step, world, missing)
+
+
+def _ask(step: Step, world: WaveWorld) -> Asked:
+    """One call for all targets that are asked for the same."""
+    if not step.function:
+        return {}
+    groups: list[tuple[dict[str, Any], list[str]]] = []
+    for name in step.targets:
+        arguments = _arguments(step, world.situation, name)
+        same = [names for known, names in groups if known == arguments]
+        if same:
+            same[0].append(name)
+        else:
+            groups.append((arguments, [name]))
+    replies: dict[str, Reply] = {}
+    for number, (arguments, names) in enumerate(groups):
+        if number:  # a change must follow a look closely
+            world.look_again()
+        replies |= world.cluster.call(
+            world.goal.site, step.function, names, arguments, step.deadline or 60.0
+        )
+    return replies
+
+
+def _arguments(step: Step, now: WaveSituation, name: str) -> dict[str, Any]:
+    if step.name in ("snapshot", "restore"):
+        return {"name": now.before(name).snapshot}
+    if step.name == "install":
+        return {"packages": list(now.wave.packages), "expected": now.lacks(name)}
+    if step.name == "reboot":
+        return {"boot_id": now.view(name).boot_id}
+    return {}
+
+
+def _heard(step: Step, world: WaveWorld, replies: Asked) -> None:
+    """What only a reply can tell: whether a reboot is needed, that services were restarted."""
+    memory = world.memory
+    if step.name == "install":
+        needs = {
+            name: reply.value.get("reboot") is not False
+            for name, reply in replies.items()
+            if reply.ok and isinstance(reply.value, Mapping)
+        }
+        world.memory = replace(memory, reboot={**memory.reboot, **needs})
+    elif step.name == "restart":
+        done = {name for name, reply in replies.items() if reply.ok}
+        world.memory = replace(memory, restarted=memory.restarted | done)
+    elif step.name == "restore":
+        done = {f"restored {name}" for name, reply in replies.items() if reply.ok}
+        world.memory = replace(memory, done=memory.done | done)
+
+
+def _lacking(step: Step, now: WaveSituation, replies: Asked) -> dict[str, str]:
+    """Which targets are not where the step takes them, and what each shows."""
+    out = {}
+    for name in step.targets:
+        view = now.view(name)
+        if step.name in ("restart", "restore"):
+            if not (name in replies and replies[name].ok):
+                out[name] = replies[name].error if name in replies else "was not asked"
+        elif not view.answered:
+            out[name] = f"does not answer: {view.why}"
+        elif step.name == "snapshot" and not now.has_snapshot(name):
+            out[name] = f"does not have the snapshot {now.before(name).snapshot}"
+        elif step.name == "install" and not now.installed(name):
+            out[name] = f"does not have {listed(sorted(now.lacks(name)))}"
+        elif step.name == "reboot" and not _came_back(now, name):
+            out[name] = f"did not reboot: its boot id is still {view.boot_id}"
+        elif step.name == "verify" and (trouble := now.trouble(name)):
+            out[name] = trouble
+    return out
+
+
+def _came_back(now: WaveSituation, name: str) -> bool:
+    return now.restored(name) if now.way(name) == BACK else now.rebooted(name)
+
+
+def _marked(step: Step, world: WaveWorld, missing: Mapping[str, str]) -> Result:
+    """What becomes of the members on which the step failed: taken back, or left out for good."""
+    now, memory = world.situation, world.memory
+    there = [name for name in step.targets if name not in missing]
+    if step.name == "verify":
+        memory = replace(memory, verified=memory.verified | set(there))
+    failed, lost = dict(memory.failed), dict(memory.lost)
+    for name, why in missing.items():
+        what = f"{step.name}: {why}"
+        can_go_back = now.has_snapshot(name) or not now.before(name).attempted
+        silent = not now.view(name).answered
+        if now.wave.online:
+            failed[name] = what
+        elif now.way(name) == BACK or silent or not can_go_back:
+            lost[name] = f"{failed[name]}. Then {what}" if name in failed else what
+            lost[name] += _no_snapshot(now, name, silent, can_go_back)
+            failed.pop(name, None)
+        else:
+            failed[name] = what
+    world.memory = replace(
+        memory, failed=failed, lost=lost, verified=memory.verified - set(missing)
+    )
+    evidence: dict[str, Any] = {"servers": there}
+    if missing:
+        evidence["failed"] = dict(missing)
+    return Result("done", evidence)
+
+
+def _no_snapshot(now: WaveSituation, name: str, silent: bool, can_go_back: bool) -> str:
+    if silent or can_go_back:
+        return ""
+    if now.os(name).provider == NO_SNAPSHOTS:
+        return "; no snapshot to go back to: the pillar's webfarm:snapshots has no provider"
+    return "; its snapshot is gone"
