@@ -187,6 +187,7 @@ FUNCTIONS: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "certify": ("certificates_", "certify", ("2026.11.2",)),
     "certificates": ("certificates_", "certificates", ()),
     "revoke": ("certificates_", "revoke", (7, "loses carts")),
+    "os_": ("waves", "upgrade_os", ("site1", ["rsync"], "online")),
     "good": ("control", "good", ("2026.11.2", "it was the database")),
 }
 
