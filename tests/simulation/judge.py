@@ -27,7 +27,7 @@ class Judge:
         """A node of the site is down, came back a moment ago, or somebody's hand was in it."""
         now = self.world.now
         return any(
-            not node.alive or now - node.back < 2.0
+            (not node.alive and not getattr(node, "maintained", False)) or now - node.back < 2.0
             for node in (*place.web.values(), *place.balancers.values())
         ) or any(now - balancer.touched < LATELY for balancer in place.balancers.values())
 

@@ -12,11 +12,12 @@ from webfarm.errors import WebfarmError
 from webfarm.rollout.cluster import CHANGES
 
 from .nodes import Balancer, Node, Place, Refusal, Web, order
+from .systems import Systems, shown
 
 Reply = Callable[[Any], None]
 
 
-class Minions:
+class Minions(Systems):
     """Executes; ``world`` gives time, chance and the other nodes."""
 
     def __init__(self, world: Any) -> None:
@@ -42,7 +43,8 @@ class Minions:
                 raise Refusal(str(error)) from error
             if changes:
                 self.world.judge.one_hand(place, function, node.name, hold.mark[0])
-        method = getattr(self, "_" + function.rpartition(".")[2])
+        verb = function.rpartition(".")[2]
+        method = getattr(self, "_os_status" if function == "webfarm_os.status" else f"_{verb}")
         method(place, node, arguments, reply)
 
     # -- haproxy_runtime ---------------------------------------------------------------------------
@@ -105,15 +107,7 @@ class Minions:
                             "errors": count.errors,
                             "response_ms": count.response_ms,
                         },
-                        "servers": {
-                            web.name: {
-                                "status": node.status(web.name),
-                                "admin_state": "drain" if web.name in node.rested else "ready",
-                                "drained_by": "weights" if web.name in node.rested else None,
-                                "in_flight": 0,
-                            }
-                            for web in place.farms[farm]
-                        },
+                        "servers": {web.name: dict(shown(node, web)) for web in place.farms[farm]},
                     }
                     for farm, count in node.counts.items()
                 },

@@ -24,6 +24,10 @@ from webfarm.rollout import (
 )
 from webfarm.rollout.journal import Journal
 from webfarm.rollout.situation import Situation
+from webfarm.rollout.waves import act as wave_act
+from webfarm.rollout.waves import refusals
+from webfarm.rollout.waves.engine import WaveEngine
+from webfarm.rollout.waves.situation import WaveSituation
 from webfarm.rollout.world import Result, World
 
 from . import (
@@ -34,6 +38,7 @@ from . import (
     test_openings,
     test_releases,
     test_scenarios,
+    test_waves,
 )
 
 Patch = pytest.MonkeyPatch
@@ -304,5 +309,59 @@ GUARDS: tuple[Mutation, ...] = (
         "back._agreed",
         mutants.put(back, "_agreed", lambda *_: None),
         (test_guards.test_going_back_needs_the_word_that_sessions_may_be_reset,),
+    ),
+    Mutation(
+        "waves: requests in flight are waited for",
+        "waves.act._quiesce",
+        mutants.put(wave_act, "_quiesce", lambda *_: Result("done", {})),
+        (test_waves.test_s2_requests_in_flight_are_waited_for,),
+    ),
+    Mutation(
+        "waves: out on every balancer",
+        "WaveSituation.everywhere",
+        mutants.put(WaveSituation, "everywhere", lambda self, name, test: any(test)),
+        (test_waves.test_s2_a_balancer_that_lags_keeps_a_server_from_being_changed,),
+    ),
+    Mutation(
+        "waves: one server of a farm",
+        "waves.refusals._others_out",
+        mutants.put(refusals, "_others_out", lambda *_: []),
+        (test_waves.test_s4_no_second_server_of_a_farm_while_one_is_still_out,),
+    ),
+    Mutation(
+        "waves: the farm's capacity",
+        "WaveSituation.keeps",
+        mutants.put(WaveSituation, "keeps", lambda *_: 1.0),
+        (test_waves.test_s4_capacity_counts_who_is_out_already,),
+    ),
+    Mutation(
+        "waves: the load without the members",
+        "WaveSituation.load_without",
+        mutants.put(WaveSituation, "load_without", lambda *_: 0.0),
+        (test_waves.test_s4_the_load_must_be_bearable_without_the_members,),
+    ),
+    Mutation(
+        "waves: a boot id proves the reboot",
+        "WaveSituation.rebooted",
+        mutants.put(WaveSituation, "rebooted", lambda *_: True),
+        (test_waves.test_s2_requests_in_flight_are_waited_for,),
+    ),
+    Mutation(
+        "waves: a snapshot before the install",
+        "WaveSituation.has_snapshot",
+        mutants.put(WaveSituation, "has_snapshot", lambda *_: True),
+        (test_waves.test_s2_requests_in_flight_are_waited_for,),
+    ),
+    Mutation(
+        "waves: a failure stops the next wave",
+        "WaveEngine._stops",
+        mutants.put(WaveEngine, "_stops", lambda _: False),
+        (test_waves.test_bad_packages_are_found_on_the_first_wave_and_taken_back,),
+    ),
+    Mutation(
+        "waves: members are verified",
+        "WaveSituation.trouble",
+        mutants.put(WaveSituation, "trouble", lambda *_: ""),
+        (test_waves.test_bad_packages_are_found_on_the_first_wave_and_taken_back,),
     ),
 )

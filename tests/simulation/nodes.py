@@ -44,6 +44,17 @@ class Web(Node):
     bad: set[str] = field(default_factory=set)  # releases that do not start here
     cache: dict[int, int] = field(default_factory=dict)
     members: dict[str, int] = field(default_factory=dict)
+    # beneath the release: see systems.py
+    installed: str = "1.0"
+    installed_in: int = -1  # the boot
+    snapshots: dict[str, str] = field(default_factory=dict)
+    restored: str = ""
+    next_root: str = ""
+    ordered: set[int] = field(default_factory=set)  # boots that a rollout has ended
+    maintained: bool = False  # down because a rollout rebooted it
+    never: bool = False  # does not come back from a reboot
+    stubborn: bool = False  # refuses to install
+    found_bad: bool = False  # had packages with which it did not serve
 
 
 @dataclass
@@ -133,14 +144,19 @@ class Balancer(Node):
     up: dict[str, bool] = field(default_factory=dict)
     counts: dict[str, Count] = field(default_factory=dict)
     rested: set[str] = field(default_factory=set)  # drained by the weights' loop
+    admin: dict[str, str] = field(default_factory=dict)  # what a rollout took: drain or maint
+    flights: dict[str, int] = field(default_factory=dict)
+    served: dict[str, Count] = field(default_factory=dict)
     blinked: bool = False
     touched: float = -1e9  # when a hand changed it
 
     def status(self, name: str) -> str:
         """HAProxy's word for a server."""
+        if self.admin.get(name) == "maint":
+            return "MAINT"
         if not self.up[name]:
             return "DOWN"
-        return "DRAIN" if name in self.rested else "UP"
+        return "DRAIN" if name in self.rested or name in self.admin else "UP"
 
     def restart(self) -> None:
         """HAProxy starts from its disk, believes in every server, and has counted nothing."""
@@ -148,6 +164,7 @@ class Balancer(Node):
         self.live = self.disk.copy()
         self.up = dict.fromkeys(self.up, True)
         self.counts = {farm: Count() for farm in self.counts}
+        self.flights, self.served = {}, {}
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 
 from webfarm import releases
 
-from .nodes import Balancer, Place, Web
+from .nodes import Balancer, Count, Place, Web
 
 RETRIES = 3
 order_key = cache(releases.order_key)
@@ -123,6 +123,7 @@ class Clients:
         flaw = self.world.flaws.get(web.release)
         seconds += flaw.slow if flaw else 0.0
         balancer.counts[farm].in_flight += 1
+        balancer.flights[web.name] = balancer.flights.get(web.name, 0) + 1
         sent = Request(
             session,
             balancer,
@@ -203,6 +204,13 @@ class Clients:
         cut = balancer.boots != sent.balancer_boots
         if not cut:
             balancer.counts[web.farm].in_flight -= 1
+            balancer.flights[web.name] -= 1
+        if not cut and sent.web_boots in web.ordered:
+            if self.place.plan.policy.on_deadline == "force":
+                self.cut += 1
+                self._later(self._pause(), session)
+                return None
+            raise Broken(f"S2: {web.name} was rebooted under a request of {session.number}")
         if cut or not web.alive or web.boots != sent.web_boots:
             return self._excuse(session)  # a node died under the request
         if web.release != sent.release or not web.ready:
@@ -214,6 +222,7 @@ class Clients:
         flaw = self.world.flaws.get(sent.release)
         failed = flaw is not None and self.world.random.random() < flaw.errors
         balancer.counts[web.farm].answered(failed, sent.seconds)
+        balancer.served.setdefault(web.name, Count()).answered(failed, sent.seconds)
         if not failed:
             session = self._judged(sent)
         self._later(self._pause(), session)

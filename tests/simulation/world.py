@@ -13,6 +13,7 @@ from .minion import Minions
 from .network import Network
 from .nodes import Balancer, Node, Place, Web, place
 from .sessions import Clients, Flaw
+from .systems import boots
 from .timeline import START, Timeline
 
 CHECK_SECONDS = 0.7  # until a balancer's health check has followed a server or a fence
@@ -36,6 +37,8 @@ class World(Timeline):
         super().__init__(seed)
         self.topology: Topology = parse(pillar)
         self.flaws: dict[str, Flaw] = {}
+        self.provider = "btrfs"  # who makes snapshots of the servers
+        self.broken_packages = False  # the new packages keep a server from serving
         self.judge = Judge(self)
         self.minions = Minions(self)
         self.network = Network(self)
@@ -133,6 +136,6 @@ class World(Timeline):
         if isinstance(node, Balancer):
             node.restart()
         elif isinstance(node, Web):
-            node.ready = True
+            boots(node, self.broken_packages)
             node.busy_until = 0.0
         self.checks(self.places[node.site])

@@ -10,6 +10,7 @@ from typing import Any
 
 from webfarm.rollout.act import SETTLE_SECONDS, polls, wait
 from webfarm.rollout.model import Reply, Step, listed
+from webfarm.rollout.watch_over import LOOK_SECONDS, LOOKS
 from webfarm.rollout.waves import watch
 from webfarm.rollout.waves.situation import BACK, WaveSituation
 from webfarm.rollout.waves.values import NO_SNAPSHOTS
@@ -76,10 +77,15 @@ def _preflight(step: Step, world: WaveWorld) -> Result:
     if errors:
         shown = listed([f"{name}: {why}" for name, why in errors.items()])
         return Result("failed", {**evidence, "errors": errors}, shown)
-    world.observe(servers=False)
-    if world.situation.blind:
+    loads = []
+    for _ in range(LOOKS):  # one look may catch an odd moment
+        world.clock.sleep(LOOK_SECONDS)
+        world.observe(servers=False)
+        if not world.situation.blind:
+            loads.append(world.situation.load_without(step.targets))
+    if not loads:
         return Result("unknown", evidence, listed(world.situation.blind))
-    load = world.situation.load_without(step.targets)
+    load = sum(loads) / len(loads)
     evidence["utilisation_without"] = round(load, 3)
     busy = watch.too_busy(world.situation, step.targets, load)
     return Result("failed", evidence, busy) if busy else Result("done", evidence)

@@ -87,7 +87,7 @@ class WaveEngine(Turns):
             return self._outcome("aborted", message, left_out)
         if memory.gives_up:
             return self._outcome("failed", f"{memory.gives_up}; its servers serve again", left_out)
-        if memory.lost or memory.failed:
+        if self._stops():
             return self._outcome("paused", self._failure(), left_out)
         goal = "taken back" if self._wave.back else "upgraded"
         if not self.done and not self.resumed:
@@ -97,6 +97,10 @@ class WaveEngine(Turns):
         cut = sum(int(str(done.evidence.get("cut", 0))) for done in self.done)
         lost = f"; {cut} requests were cut (on_deadline: force)" if cut else ""
         return self._outcome("done", f"{where} is {goal}{lost}{skipped}", left_out)
+
+    def _stops(self) -> bool:
+        """A member failed: no further one is taken until somebody has looked."""
+        return bool(self.world.memory.lost or self.world.memory.failed)
 
     def _failure(self) -> str:
         memory: WaveMemory = self.world.memory
