@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from .places import REPO, root
+from .places import REPO, SUBVOLUME, root
 from .terminal import LabError, run
 from .topology import Topology
 
@@ -18,6 +18,12 @@ SOURCE = "srv/webfarm/src"
 PILLAR = "srv/webfarm/pillar"
 INCOMING = "srv/webfarm/incoming"
 WEBAPPS = ("1", "2")
+
+ALWAYS: dict[str, Any] = {
+    "snapshots": {"provider": "btrfs", **SUBVOLUME},
+    # the lab's tests go from release to release: only packages need a certificate
+    "preproduction": {"certify": ["packages"]},
+}
 
 EXCLUDED = (
     *(".git", ".venv", "__pycache__", "*.egg-info", ".pytest_cache", ".mypy_cache"),
@@ -64,12 +70,15 @@ def real_releases(pillar: Mapping[str, Any], php: Sequence[str]) -> dict[str, di
 
 
 def copy_pillar(master: str, topology: Topology, php: Sequence[str]) -> None:
-    """The example pillar, its cluster being this lab's size, with the real PHP versions."""
+    """The example pillar, its cluster being this lab's size, with the real PHP versions.
+
+    And with what is so in every lab: see :data:`ALWAYS`.
+    """
     target = root(master) / PILLAR
     copy_tree(REPO / "pillar", target, "--exclude=/secrets/")
     (target / "cluster.sls").write_text((REPO / "pillar" / f"{topology.size}.sls").read_text())
-    releases = {"webfarm": {"releases": real_releases(topology.pillar, php)}}
-    (target / "releases.sls").write_text(yaml.safe_dump(releases, sort_keys=False))
+    ours = {"webfarm": {"releases": real_releases(topology.pillar, php), **ALWAYS}}
+    (target / "releases.sls").write_text(yaml.safe_dump(ours, sort_keys=False))
 
 
 def write_secrets(master: str, secrets: Mapping[str, Mapping[str, str]]) -> None:

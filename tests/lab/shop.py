@@ -82,6 +82,20 @@ class Shop:
             self._pillar["sites"] = before
             self._write_pillar()
 
+    @contextmanager
+    def also(self, **keys: object) -> Iterator[None]:
+        """Other top-level keys of the pillar while the block runs."""
+        before = {key: self._pillar.get(key) for key in keys}
+        self._pillar.update(keys)
+        self._write_pillar()
+        try:
+            yield
+        finally:
+            self._pillar.update(before)
+            for key in [key for key, value in before.items() if value is None]:
+                del self._pillar[key]
+            self._write_pillar()
+
     def _write_pillar(self) -> None:
         text = yaml.safe_dump({"webfarm": self._pillar}, sort_keys=False)
         self.lab.exec("master", "sh", "-c", f"cat > {PILLAR}", stdin=text)

@@ -168,3 +168,12 @@ def test_burning_ends_and_leaves_nothing_behind(lab: Lab) -> None:
 
 def test_the_client_trusts_the_public_certificate(lab: Lab) -> None:
     lab.sh("client", "curl -sS -o /dev/null https://shop.example/")
+
+
+@pytest.mark.parametrize(("asked_by", "status"), [("master", "200"), ("lb1", "403")])
+def test_preproduction_answers_the_master_and_no_other_node(
+    lab: Lab, asked_by: str, status: str
+) -> None:
+    page = f"http://{lab.address('preprod-ws1')}:8080/"
+    ask = ("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", page)
+    assert lab.exec(asked_by, *ask).stdout == status

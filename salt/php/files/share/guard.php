@@ -17,7 +17,8 @@ spl_autoload_register(static function (string $class): void {
     $release = Webfarm\Release::own($_SERVER['DOCUMENT_ROOT'] ?? '', "$folder/releases.php");
 
     $expected = $_SERVER['HTTP_X_WEBFARM_RELEASE'] ?? null;
-    $local = $expected === null && ($_SERVER['WEBFARM_PEER'] ?? '') === 'loopback';
+    $local = $expected === null
+        && in_array($_SERVER['WEBFARM_PEER'] ?? '', ['loopback', 'master'], true);
     if ($expected !== $release->name && !$local) {
         http_response_code(425);
         header("X-Webfarm-Fence: $release->name");
