@@ -7,10 +7,12 @@ a connection that breaks is a failed request.
 
 import http.client
 import math
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from webfarm.certificates.settings import Check
@@ -58,6 +60,7 @@ class Visitor:
         self.where = f"{address}:{port}"
         self.host = host
         self.cookies: dict[str, str] = {}
+        self.socket: socket.socket | None = None
 
     def ask(self, check: Check) -> Answer:
         """One GET; whatever comes is an :class:`Answer`."""
@@ -67,17 +70,21 @@ class Visitor:
         start = time.monotonic()
         try:
             self.connection.request("GET", check.path, headers=headers)
-            answer = self.connection.getresponse()
-            body = answer.read(BODY_BYTES)
-            spent = time.monotonic() - start
-            self._remember(answer)
-            if answer.will_close or not answer.isclosed():
+            self.socket = self.connection.sock
+            with self.connection.getresponse() as answer:
+                body = answer.read(BODY_BYTES)
+                whole = answer.isclosed()
+                if answer.length and len(body) < BODY_BYTES:
+                    raise http.client.IncompleteRead(body, answer.length)
+            if not whole:  # there is more than we want to see
                 self.connection.close()
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.connection.close()
-            spent = time.monotonic() - start
             what = f"{type(error).__name__}: {error}"[:120]
+            spent = time.monotonic() - start
             return Answer(spent, f"GET {check.path}: no answer from {self.where} ({what!a})")
+        spent = time.monotonic() - start
+        self._remember(answer)
         if answer.status != check.status:
             return Answer(
                 spent, f"GET {check.path}: status {answer.status}, expected {check.status}"
@@ -95,8 +102,14 @@ class Visitor:
                 self.cookies[key.strip()] = value
 
     def close(self) -> None:
-        """Leave."""
+        """Leave; for the thread that asks."""
         self.connection.close()
+
+    def abort(self) -> None:
+        """End a request that another thread waits for."""
+        if self.socket is not None:
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
 
 
 def smoke(address: str, port: int, host: str, check: Check) -> Answer:
@@ -106,10 +119,11 @@ def smoke(address: str, port: int, host: str, check: Check) -> Answer:
     worker = threading.Thread(target=lambda: answered.append(visitor.ask(check)), daemon=True)
     worker.start()
     worker.join(GRACE_SECONDS)
-    visitor.close()
-    if not answered:  # a server that sends a byte now and then
+    if not answered:
+        visitor.abort()
         why = f"GET {check.path}: no whole answer from {visitor.where} in {GRACE_SECONDS:.0f} s"
         return Answer(GRACE_SECONDS, why)
+    visitor.close()
     return answered[0]
 
 
@@ -135,9 +149,11 @@ def soak(
     stop = threading.Event()
     start = time.monotonic()
     turn = iter(range(requests))
+    visitors: list[Visitor] = []
 
     def work() -> None:
         visitor = Visitor(address, port, host)
+        visitors.append(visitor)
         try:
             while not stop.is_set():
                 with lock:
@@ -169,6 +185,8 @@ def soak(
         stop.set()
     with lock:
         answers = list(done)
+    for visitor in visitors:
+        visitor.abort()
     if not stopped and len(answers) < requests:
         spent = time.monotonic() - start
         late = Answer(spent, f"no answer from {address}:{port} in time")
