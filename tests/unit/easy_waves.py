@@ -35,6 +35,7 @@ class EasyOs(EasyCluster):
         self.digests: dict[str, str] = {}
         self.disruptive: dict[str, str] = {}
         self.needs_reboot = True
+        self.affects: dict[str, list[str]] = {}
         self.provider = "btrfs"
         self.boots = dict.fromkeys(self.servers, 1)
         self.snapshots: dict[str, dict[str, str]] = {name: {} for name in self.servers}
@@ -107,7 +108,8 @@ class EasyOs(EasyCluster):
             self._set(name, installed={"tool": NEW})
             if name in self.bad:
                 self._set(name, failed=("webfarm-php-fpm",))
-            return Reply(True, {"reboot": self.needs_reboot, "changed": {}})
+            done = {"reboot": self.needs_reboot, "changed": {}, "affects": self.affects}
+            return Reply(True, done)
         if verb == "restore":
             self.next_root[name] = arguments["name"]
         if verb == "reboot":

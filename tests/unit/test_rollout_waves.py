@@ -343,6 +343,30 @@ def test_rollback_of_a_paused_run_takes_its_waves_back(shop: OsShop) -> None:
     assert versions(shop) == {OLD} and shop.cluster.out() == set()
 
 
+def test_rollback_without_the_snapshots_takes_nobody_out(shop: OsShop) -> None:
+    upgrade(shop)
+    for name in shop.cluster.servers:
+        shop.cluster._set(name, snapshots=frozenset())
+    shop.cluster.calls.clear()
+    data = back.rollback(shop.context, 1)
+    assert data["state"] == "refused" and "is not there any more" in data["message"]
+    assert not asked(shop, "haproxy_runtime.set_servers")
+
+
+def test_an_online_run_has_no_way_back_and_says_what_to_type(shop: OsShop) -> None:
+    upgrade(shop, kind="online")
+    with pytest.raises(WebfarmError, match=r"other versions of tool; certify NAME=VERSION"):
+        back.rollback(shop.context, 1)
+
+
+def test_only_the_services_that_the_packages_touch_are_restarted(shop: OsShop) -> None:
+    shop.cluster.needs_reboot = False
+    shop.cluster.affects = {"nginx.service": ["tool"]}
+    assert upgrade(shop)["state"] == "done"
+    units = [a.get("units") for f, _, a in shop.cluster.calls if f == "webfarm_os.restart"]
+    assert units == [["nginx.service"]] * 2
+
+
 # -- plan and online -------------------------------------------------------------------------------
 
 

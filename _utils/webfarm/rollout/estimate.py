@@ -9,7 +9,10 @@ from webfarm.rollout.model import Step
 LATELY = 20  # rollouts
 WAITS = ("soft", "soak")  # as long as the policy says
 # seconds, where nothing has been upgraded yet
-USUAL = {"stage": 30.0, "switch": 10.0, "warm": 5.0, "quiesce": 5.0, "verify": 3.0}
+USUAL = {
+    **{"stage": 30.0, "switch": 10.0, "warm": 5.0, "quiesce": 5.0, "verify": 3.0},
+    **{"install": 60.0, "reboot": 60.0, "restore": 5.0, "restart": 10.0, "check": 5.0},
+}
 OTHERWISE = 2.0
 
 

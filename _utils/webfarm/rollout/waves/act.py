@@ -17,6 +17,8 @@ from webfarm.rollout.waves.values import NO_SNAPSHOTS
 from webfarm.rollout.waves.world import WaveWorld
 from webfarm.rollout.world import Result
 
+CHECK_SECONDS = 3.0  # HAProxy believes in a server that leaves maint until two checks have failed
+
 Waits = Callable[[str, float], None]
 Stopping = Callable[[], bool]
 Asked = Mapping[str, Reply]
@@ -66,6 +68,12 @@ def _preflight(step: Step, world: WaveWorld) -> Result:
             errors[name] = (
                 f"no room for a snapshot: {reply.error or said.get('why') or said!r:.200}"
             )
+    if now.wave.back:
+        errors |= {
+            name: f"the snapshot {now.before(name).snapshot or 'of before'} is not there any more"
+            for name in step.targets
+            if now.before(name).attempted and not now.has_snapshot(name)
+        }
     if not errors and not now.wave.back:
         packages = {"packages": list(now.wave.packages)}
         asked = world.cluster.call(
@@ -164,8 +172,10 @@ def _balancers(step: Step, world: WaveWorld, waits: Waits) -> Result:
     members = [name for them in step.arguments["states"].values() for name in them]
     replies: Asked = {}
     behind = list(step.targets)
+    settled = start
     while True:
         if behind:
+            settled = world.clock.monotonic()
             site, seconds = world.goal.site, world.site.policy.answer_seconds
             replies = world.cluster.call(site, str(step.function), behind, step.arguments, seconds)
         world.observe(servers=False)
@@ -173,7 +183,8 @@ def _balancers(step: Step, world: WaveWorld, waits: Waits) -> Result:
         errors = {name: reply.error for name, reply in replies.items() if not reply.ok}
         missing = _not_there(step, world.situation, members)
         behind = [] if world.situation.blind else _behind(step, world.situation, members)
-        if not missing:
+        checked = step.name != "check" or world.clock.monotonic() - settled >= CHECK_SECONDS
+        if not missing and checked:
             return Result("done", {"members": members, **({"errors": errors} if errors else {})})
         if step.deadline is not None and spent >= step.deadline:
             shown = listed([f"{name} {why}" for name, why in {**missing, **errors}.items()])
@@ -273,6 +284,8 @@ def _arguments(step: Step, now: WaveSituation, name: str) -> dict[str, Any]:
         return {"packages": list(now.wave.packages), "expected": now.lacks(name)}
     if step.name == "reboot":
         return {"boot_id": now.view(name).boot_id}
+    if step.name == "restart" and name in now.memory.affects:
+        return {"units": list(now.memory.affects[name])}
     return {}
 
 
@@ -285,7 +298,16 @@ def _heard(step: Step, world: WaveWorld, replies: Asked) -> None:
             for name, reply in replies.items()
             if reply.ok and isinstance(reply.value, Mapping)
         }
-        world.memory = replace(memory, reboot={**memory.reboot, **needs})
+        affects = {
+            name: tuple(sorted(map(str, reply.value["affects"])))
+            for name, reply in replies.items()
+            if name in needs and isinstance(reply.value.get("affects"), Mapping)
+        }
+        world.memory = replace(
+            memory,
+            reboot={**memory.reboot, **needs},
+            affects={**memory.affects, **affects},
+        )
     elif step.name == "restart":
         done = {name for name, reply in replies.items() if reply.ok}
         world.memory = replace(memory, restarted=memory.restarted | done)

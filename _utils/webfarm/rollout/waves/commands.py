@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from webfarm import names
+from webfarm.errors import WebfarmError
 from webfarm.rollout import arguments, estimate, windows
 from webfarm.rollout import plan_id as plan_id_
 from webfarm.rollout.approvals import approvals
@@ -170,9 +171,23 @@ def _caches(now: WaveSituation, members: list[str]) -> list[str]:
 # -- back ------------------------------------------------------------------------------------------
 
 
+def _installed(run: Run) -> Data:
+    found: Data = {}
+    for goal in run.goals:
+        for packages in goal.wave.expected.values() if goal.wave else ():
+            found |= packages
+    return found
+
+
 def rollback(context: Context, row: Mapping[str, Any], wish: Wish) -> Data:
     """Each server that a run of waves touched, back to its snapshot of before."""
     number, run = row["id"], row["run"]
+    if any(goal.wave and goal.wave.online for goal in run.goals):
+        raise WebfarmError(
+            f"run {number} was online: it took no snapshots, so the only way back are other "
+            f"versions of {listed(sorted(_installed(run)))}; certify NAME=VERSION and install that "
+            "with `salt-run upgrade.os`. Nothing was changed"
+        )
     if row["state"] in ("running", "paused"):
         return leave(context, row, wish)
     with context.journal() as journal:

@@ -94,7 +94,8 @@ class WaveMemory:
     idle
         How many observations in a row showed nothing in flight on the members held.
     reboot
-        Server -> whether its packages need a reboot, as the install said.
+        Server -> whether its packages need a reboot, as the install said; ``affects`` which units
+        run from their files.
     restarted
         Servers whose services were restarted after the install.
     verified
@@ -111,6 +112,7 @@ class WaveMemory:
     idle: int = 0
     before: Mapping[str, MemberBefore] = field(default_factory=dict)
     reboot: Mapping[str, bool] = field(default_factory=dict)
+    affects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     restarted: frozenset[str] = frozenset()
     verified: frozenset[str] = frozenset()
     failed: Mapping[str, str] = field(default_factory=dict)
