@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from lab_words import Lab
 
@@ -15,6 +17,10 @@ REPOSITORY = f"{PREFIX}/srv/ebuilds"
 CATEGORY = "app-misc"
 TOOL = "webfarm-lab-tool"
 ATOM = f"{CATEGORY}/{TOOL}"
+
+HOST = "/srv/webfarm/binhost"
+PORT = 8680
+UNIT = "lab-binhost"
 
 SETTINGS = {"manager": "portage", "portage": {"bin": f"{PREFIX}/bin", "config": CONFIG}}
 """The pillar's `webfarm:packages` for such nodes."""
@@ -85,6 +91,30 @@ class Gentoo:
         """The smallest profile on every node."""
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda node: self.lab.sh(node, PREPARE), (self.builder, *self.nodes)))
+
+    def serve(self) -> None:
+        """The builder's binary host over HTTP, and every node told of it."""
+        public, address = f"{HOST}/public", self.lab.address(self.builder)
+        web = f"python3 -m http.server --bind {address} --directory {public} {PORT}"
+        self.lab.sh(
+            self.builder,
+            f"mkdir -p {public} && systemd-run --quiet --collect --unit={UNIT} {web}",
+        )
+        self._asked((self.builder, *self.nodes), "configure")
+
+    def close(self) -> None:
+        """No binary host any more."""
+        self.lab.sh(self.builder, f"systemctl stop {UNIT}; rm -rf {HOST}", check=False)
+
+    def publish(self, *words: str) -> None:
+        """Build a set for the profile, and publish it."""
+        self._asked([self.builder], "build", json.dumps(words))
+        self._asked([self.builder], "publish")
+
+    def _asked(self, nodes: Sequence[str], function: str, *arguments: str) -> None:
+        said: dict[str, Any] = self.lab.salt(nodes, f"webfarm_packages.{function}", *arguments)
+        wrong = {name: said.get(name) for name in nodes if not isinstance(said.get(name), dict)}
+        assert not wrong, f"{function}: {wrong}"
 
     def ebuild(self, version: str, word: str = "") -> str:
         """An ebuild of the tool in the builder's repository; returns its word in a package set."""

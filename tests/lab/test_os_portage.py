@@ -16,7 +16,7 @@ from waves import PREPRODUCTION, Cluster, finished, refused
 
 pytestmark = pytest.mark.lab
 
-BINARIES = "/srv/webfarm/binhost"
+PUBLIC = f"{gentoo.HOST}/public"
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +32,17 @@ def ebuilds(cluster: Cluster) -> Iterator[Gentoo]:
     """Portage is the package manager of preproduction and of all web servers."""
     made = Gentoo(cluster.lab, PREPRODUCTION, cluster.servers)
     made.prepare()
-    nodes = [PREPRODUCTION, *cluster.servers]
     with cluster.pillar(packages=gentoo.SETTINGS):
-        cluster.shop.apply(nodes)  # whose binary host they take
-        yield made
+        try:
+            made.serve()
+            yield made
+        finally:
+            made.close()
 
 
 def files(cluster: Cluster, version: str) -> str:
     """The published binary of a version."""
-    find = f"find {BINARIES} -name '{gentoo.TOOL}-{version}-*.gpkg.tar'"
+    find = f"find {PUBLIC} -name '{gentoo.TOOL}-{version}-*.gpkg.tar'"
     [file] = cluster.lab.sh(PREPRODUCTION, find).split()
     return file
 
@@ -50,6 +52,7 @@ def test_a_package_is_built_certified_and_installed_from_its_binary_in_service(
 ) -> None:
     wanted = ebuilds.ebuild("1.0", "first")
     refused(waves.upgraded(cluster.lab, "all", [wanted], "online"), "upgrade.certify", ATOM)
+    ebuilds.publish(wanted)
     certificate = waves.certified(cluster.lab, [wanted])
     [tested] = certificate["tested"].values()
     assert tested["server"] == PREPRODUCTION, certificate
@@ -64,7 +67,10 @@ def test_a_package_is_built_certified_and_installed_from_its_binary_in_service(
 
 def _corrupt(cluster: Cluster, version: str) -> None:
     binary = files(cluster, version)
-    cluster.lab.sh(PREPRODUCTION, f"printf x | dd of={binary} bs=1 seek=700 conv=notrunc")
+    harm = (
+        f"cp -p {binary} /root/harmed && printf x | dd of=/root/harmed bs=1 seek=700 conv=notrunc"
+    )
+    cluster.lab.sh(PREPRODUCTION, f"{harm} && mv /root/harmed {binary}")  # it may be a hard link
 
 
 def _withdraw(cluster: Cluster, version: str) -> None:
@@ -74,7 +80,7 @@ def _withdraw(cluster: Cluster, version: str) -> None:
 def _other_index(cluster: Cluster, version: str) -> None:
     """The index tells of another binary than there is."""
     edit = "s/^(SHA1|SHA256|MD5): .{4}/\\1: 0000/; s/^SIZE: 1/SIZE: 2/"
-    find = f"find {BINARIES} -name"
+    find = f"find {PUBLIC} -name"
     clean = f"{find} 'Packages.gz' -delete"
     cluster.lab.sh(PREPRODUCTION, f"{clean}; {find} Packages -exec sed -i -E '{edit}' {{}} +")
 
@@ -88,6 +94,7 @@ def test_a_binary_that_is_not_the_certified_one_is_refused_by_name(
     cluster: Cluster, ebuilds: Gentoo, version: str, harm: object
 ) -> None:
     wanted = ebuilds.ebuild(version)
+    ebuilds.publish(wanted)
     waves.certified(cluster.lab, [wanted])
     before = ebuilds.says()
     assert callable(harm)
@@ -100,6 +107,7 @@ def test_a_binary_that_is_not_the_certified_one_is_refused_by_name(
 
 def test_a_server_that_is_not_of_its_profile_is_refused(cluster: Cluster, ebuilds: Gentoo) -> None:
     wanted = ebuilds.ebuild("1.4")
+    ebuilds.publish(wanted)
     waves.certified(cluster.lab, [wanted])
     before = ebuilds.says()
     with cluster.pillar(hw_profiles={"r640": {"flags": ["lab_has_no_such_flag"]}}):
