@@ -122,7 +122,17 @@ class Gentoo:
 
     def call(self, function: str, *args: Any, pillar: Mapping[str, Any], **kwargs: Any) -> Any:
         """Call a function of ``webfarm_packages`` by Salt's loader."""
-        opts = salt.config.DEFAULT_MINION_OPTS.copy()
+        modules = salt.loader.minion_mods(self._opts(pillar))
+        return modules[f"webfarm_packages.{function}"](*args, **kwargs)
+
+    def state(self, name: str, pillar: Mapping[str, Any], test: bool = False, **kwargs: Any) -> Any:
+        """Apply a state of ``webfarm_packages``."""
+        opts = self._opts(pillar) | {"test": test}
+        states = salt.loader.states(opts, salt.loader.minion_mods(opts), {}, None)
+        return states[f"webfarm_packages.{name}"]("a name", **kwargs)
+
+    def _opts(self, pillar: Mapping[str, Any]) -> dict[str, Any]:
+        opts: dict[str, Any] = salt.config.DEFAULT_MINION_OPTS.copy()
         opts.update(
             id=self.id,
             root_dir=str(self.home / "salt"),
@@ -133,7 +143,7 @@ class Gentoo:
             grains={"os_family": "Gentoo"},
             pillar={"webfarm": pillar},
         )
-        return salt.loader.minion_mods(opts)[f"webfarm_packages.{function}"](*args, **kwargs)
+        return opts
 
     def file(self, path: str) -> Path:
         """A file of the machine."""

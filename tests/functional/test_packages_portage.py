@@ -339,6 +339,29 @@ def test_the_binary_host_is_configured_once(site: Site) -> None:
     assert file.read_text() == kept
 
 
+def test_the_states_say_what_they_would_do_and_do_it(site: Site, certified: dict[str, Any]) -> None:
+    pillar = site.pillar(site.node)
+    file = site.node.file("etc/portage/binrepos.conf/webfarm.conf")
+    kept = file.read_text()
+    file.unlink()
+    said = site.node.state("configured", pillar, test=True)
+    assert said["result"] is None and said["changes"]["new"] == kept and not file.exists()
+    said = site.node.state("configured", pillar)
+    assert said["result"] is True and said["changes"]["old"] is None and file.read_text() == kept
+    assert site.node.state("configured", pillar)["changes"] == {}
+
+    site.ebuilds.add("app-misc/state", "1.0")
+    wanted = {"packages": ["app-misc/state"], "expected": site.ship("app-misc/state")}
+    changes = {"app-misc/state": {"from": None, "to": "1.0"}}
+    said = site.node.state("installed", pillar, test=True, **wanted)
+    assert said["result"] is None and said["changes"] == changes
+    said = site.node.state("installed", pillar, **wanted)
+    assert said["result"] is True and said["changes"] == changes
+    wanted["expected"] = {"app-misc/state": {"to": "2.0", "digest": "sha256:" + "0" * 64}}
+    said = site.node.state("installed", pillar, **wanted)
+    assert said["result"] is False and "app-misc/state" in said["comment"]
+
+
 def test_a_damaged_binary_host_is_named(site: Site, certified: dict[str, Any]) -> None:
     site.on_builder("publish")
     assert site.on_builder("verify") == []

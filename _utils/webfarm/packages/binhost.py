@@ -166,10 +166,16 @@ def fetch(address: str, profile: str) -> Binhost:
     return host
 
 
+def opener(url: str) -> urllib.request.OpenerDirector:
+    """What opens ``url``, without a proxy; raises :class:`WebfarmError` for any but HTTP."""
+    if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+        raise BadBinhost(f"{url!a:.80} is no address of HTTP. Nothing was changed")
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 def _get(url: str) -> bytes:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=FETCH_SECONDS) as answer:
+        with opener(url).open(url, timeout=FETCH_SECONDS) as answer:
             data: bytes = answer.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         raise BadBinhost(

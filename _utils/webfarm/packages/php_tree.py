@@ -9,7 +9,6 @@ import os
 import shutil
 import tarfile
 import tempfile
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +79,7 @@ def fetch(url: str, archive: str, folder: Path) -> Path:
     """
     packed, tree = folder / "tree.tar", folder / "tree"
     digest, size = hashlib.sha256(), 0
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener = binhost.opener(url)
     try:
         with opener.open(url, timeout=binhost.FETCH_SECONDS) as answer, packed.open("wb") as out:
             while data := answer.read(1 << 20):
