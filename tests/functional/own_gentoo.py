@@ -26,7 +26,10 @@ ELIBC="glibc"
 KERNEL="linux"
 CHOST="x86_64-pc-linux-gnu"
 """
-QUIET = "-sandbox -usersandbox -userpriv -network-sandbox -pid-sandbox -ipc-sandbox -mount-sandbox"
+QUIET = (
+    "-merge-sync -sandbox -usersandbox -userpriv -network-sandbox -pid-sandbox -ipc-sandbox"
+    " -mount-sandbox"
+)
 
 
 class Ebuilds:

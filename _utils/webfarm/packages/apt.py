@@ -90,7 +90,7 @@ class Apt:
                     f"--option=Dir::Cache::archives={archives}",
                 ]
                 self._fetch(words, options, lock)
-                _compare_content(archives, changes, certified)
+                compare_content(archives, changes, certified)
                 self._change(words, options, lock)
             finally:
                 shutil.rmtree(archives, ignore_errors=True)
@@ -281,7 +281,7 @@ def file_name(name: str, version: str, architecture: str) -> str:
     return f"{name.partition(':')[0]}_{escaped}_{architecture}.deb"
 
 
-def _compare_content(
+def compare_content(
     folder: Path, changes: Iterable[Change], certified: Mapping[str, Binary]
 ) -> None:
     """Raise :class:`Refused` unless ``folder`` has exactly the certified binaries."""
