@@ -13,9 +13,8 @@ import webfarm
 webfarm.renew(__file__)
 
 from webfarm import hold as holds
-from webfarm import topology
+from webfarm import hw_profiles, topology
 from webfarm.packages import node
-from webfarm.packages.node import Node
 
 __virtualname__ = "webfarm_packages"
 
@@ -24,13 +23,26 @@ def __virtual__() -> str:
     return __virtualname__
 
 
-def _node() -> Node:
-    cluster = topology.parse(__pillar__.get("webfarm"))  # type: ignore[name-defined]
-    here = cluster.node(__opts__["id"])  # type: ignore[name-defined]
-    settings = cluster.packages
-    manager = node.of(node.manager(settings, __grains__), settings)  # type: ignore[name-defined]
-    profile = getattr(here.node, "hw_profile", "default")
-    return Node(manager, settings, profile, holds.of(__opts__).under)  # type: ignore[name-defined]
+def _node() -> node.Node:
+    return node.of(
+        topology.parse(__pillar__.get("webfarm")),  # type: ignore[name-defined]
+        __opts__["id"],  # type: ignore[name-defined]
+        __grains__,  # type: ignore[name-defined]
+        holds.of(__opts__).under,  # type: ignore[name-defined]
+    )
+
+
+def manager() -> str:
+    """
+    Return the package manager, ``apt`` or ``portage``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' webfarm_packages.manager
+    """
+    return _node().manager.name
 
 
 def pretend(packages: Any) -> dict[str, Any]:
@@ -172,3 +184,109 @@ def verify(packages: Any = None) -> list[str]:
         salt site1-farm1-ws1 webfarm_packages.verify '[nginx]'
     """
     return _node().verify(packages)
+
+
+def build(packages: Any, rebuild: bool = False) -> dict[str, Any]:
+    """
+    Compile what a package set needs, for the profile of this preproduction server. Nothing is
+    installed. On Debian there is nothing to compile.
+
+    Returns ``{"built": [...], "present": [...]}``, packages with their versions.
+
+    packages
+        As in :py:func:`pretend`.
+    rebuild
+        Build again what was built before. A certificate that names the old binary then no longer
+        fits.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'preproduction-*' webfarm_packages.build '[dev-libs/openssl]'
+    """
+    return _node().build(packages, rebuild)
+
+
+def publish() -> dict[str, Any]:
+    """
+    Serve what was built, with an index of it: the binary host of this server's profile.
+
+    Returns ``{"profile", "address", "index": digest, "packages": {path: digest}}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'preproduction-*' webfarm_packages.publish
+    """
+    return _node().manager.publish()
+
+
+def configure(test: bool = False) -> dict[str, Any]:
+    """
+    Use the binary host of this machine's profile; returns what changed in ``binrepos.conf``.
+
+    test
+        Only say what would change.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' webfarm_packages.configure
+    """
+    return _node().manager.configure(test)
+
+
+def export_php(
+    version: str, package: str = "dev-lang/php", name: str | None = None
+) -> dict[str, Any]:
+    """
+    Serve the PHP of a package that this preproduction server has published, as a tree for the
+    release store: ``salt-run store.add_export`` takes what this returns.
+
+    Returns ``{"version", "package", "url", "digest", "archive"}``.
+
+    version
+        The package's version.
+    package
+        The package.
+    name
+        The version's name in the store; default: the package's version.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt preproduction-r640 webfarm_packages.export_php "'8.2.36'"
+    """
+    return _node().export_php(package, version, name)
+
+
+def machine() -> dict[str, Any]:
+    """
+    Return what this machine is, for a hardware profile: ``{"cpu", "flags", "memory_mib", "disk"}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' webfarm_packages.machine
+    """
+    return hw_profiles.machine().shown()
+
+
+def profile() -> str:
+    """
+    Return this machine's hardware profile; raises when the pillar describes it and it is not one.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' webfarm_packages.profile
+    """
+    here = _node()
+    here.check_machine()
+    return here.profile

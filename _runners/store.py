@@ -4,15 +4,18 @@ The store's folder is ``/srv/webfarm/store``, or what the master's configuration
 ``webfarm_store``.
 """
 
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import webfarm
 
 webfarm.renew(__file__)
 
-from webfarm import store
+from webfarm import manifest, store
 from webfarm.errors import WebfarmError
+from webfarm.packages import php_tree
 
 __virtualname__ = "store"
 __func_alias__ = {"list_": "list"}
@@ -44,6 +47,36 @@ def add(kind: str, version: str, path: str) -> dict[str, Any]:
         salt-run store.add webapp "'2'" /root/build/webapp
     """
     return asdict(_store().add(kind, version, path))
+
+
+def add_export(version: str, url: str, archive: str, digest: str) -> dict[str, Any]:
+    """Publish a PHP tree that a preproduction server has exported, see
+    ``webfarm_packages.export_php``, whose answer has these values.
+
+    version
+        The version's name.
+    url
+        Where the tree is served as a tar file.
+    archive
+        That file's digest, ``sha256:HEX``.
+    digest
+        The tree's digest; another one is refused before anything is published.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run store.add_export 8.2.36 http://10.77.0.51:8680/_trees/php-8.2.36.tar sha256:… …
+    """
+    with tempfile.TemporaryDirectory(prefix="webfarm-export-") as folder:
+        tree = php_tree.fetch(url, archive, Path(folder))
+        seen = manifest.of(tree, normalise=True).digest
+        if seen != digest:
+            raise WebfarmError(
+                f"the tree of {url} has the digest {seen}, expected {str(digest)[:80]!a}; nothing"
+                " was published"
+            )
+        return asdict(_store().add("php", version, str(tree)))
 
 
 def list_() -> dict[str, dict[str, str]]:

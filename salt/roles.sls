@@ -6,8 +6,8 @@
 {%- set states = {
   'primary': ['haproxy.primary'],
   'balancer': ['haproxy.site'],
-  'server': ['memcached', 'php', 'nginx', 'webapp'],
-  'preproduction': ['memcached', 'php', 'nginx', 'webapp'],
+  'server': ['packages', 'memcached', 'php', 'nginx', 'webapp'],
+  'preproduction': ['packages', 'memcached', 'php', 'nginx', 'webapp'],
   'database': ['database'],
   'store': ['store'],
 } -%}

@@ -1,5 +1,6 @@
 """What a change of packages is compared with and disturbs; settings and hardware profiles."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from webfarm import hw_profiles, topology
 from webfarm.errors import BadTopology, WebfarmError
 from webfarm.hw_profiles import HwProfile, Machine
 from webfarm.packages import disruption, running
-from webfarm.packages.apt import file_name, parse_simulation, with_digests
+from webfarm.packages.apt import compare_content, file_name, parse_simulation, with_digests
 from webfarm.packages.changes import Change, Refused, compare, expected
 from webfarm.packages.node import manager
 from webfarm.packages.running import Process
@@ -121,6 +122,22 @@ def test_a_removal_and_a_line_that_is_not_understood_are_refused() -> None:
         parse_simulation("Remv old [1] (x)\nPurg older [1]\n")
     with pytest.raises(WebfarmError, match="not understood"):
         parse_simulation("Inst what ever\n")
+
+
+def test_what_was_fetched_is_compared_by_its_content(tmp_path: Path) -> None:
+    deb = tmp_path / "a_2_amd64.deb"
+    deb.write_bytes(b"package")
+    digest = f"sha256:{hashlib.sha256(b'package').hexdigest()}"
+    changes = [change(digest=digest)]
+    right = expected({"a": {"to": "2", "digest": digest}})
+    compare_content(tmp_path, changes, right)
+    with pytest.raises(Refused, match=r"a 2 as fetched is .*not certified"):
+        compare_content(tmp_path, changes, certified(a="2"))
+    with pytest.raises(Refused, match="b 2 was not fetched"):
+        compare_content(tmp_path, [*changes, change("b")], right)
+    with pytest.raises(Refused, match="more was fetched"):
+        (tmp_path / "c_1_all.deb").write_bytes(b"")
+        compare_content(tmp_path, changes, right)
 
 
 MAPS = """\

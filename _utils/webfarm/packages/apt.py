@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from webfarm import files
 from webfarm.errors import WebfarmError
@@ -67,8 +68,10 @@ class Apt:
         with tempfile.TemporaryDirectory(prefix="webfarm-apt-") as folder:
             return self._resolve(["dist-upgrade"], Path(folder), {})
 
-    def install(self, words: Sequence[str], certified: Mapping[str, Binary]) -> list[Change]:
-        """Install what was certified, nothing else; the caller has compared the changes.
+    def install(
+        self, words: Sequence[str], changes: Sequence[Change], certified: Mapping[str, Binary]
+    ) -> None:
+        """Make these changes, which the caller has compared, and nothing else.
 
         The packages are fetched first and their content compared. They are installed from the
         folder that they were fetched to, without the network: apt cannot take another one.
@@ -82,17 +85,28 @@ class Apt:
             archives = Path(tempfile.mkdtemp(prefix="fetch-", dir=CACHE))
             try:
                 archives.chmod(0o755)
-                changes = self._resolve(["install", "--", *words], pins, certified)
                 options = [
                     *self._pinned(pins, certified),
                     f"--option=Dir::Cache::archives={archives}",
                 ]
                 self._fetch(words, options, lock)
-                _compare_content(archives, changes, certified)
+                compare_content(archives, changes, certified)
                 self._change(words, options, lock)
             finally:
                 shutil.rmtree(archives, ignore_errors=True)
-        return changes
+
+    def build(self, words: Sequence[str], cflags: str, rebuild: bool) -> dict[str, Any]:
+        """Debian's packages are built already: says what the archive has of them."""
+        found = self.resolve(words)
+        return {"built": [], "present": [f"{change.name}={change.new}" for change in found]}
+
+    def publish(self) -> dict[str, Any]:
+        """Debian's archive serves its packages: there is nothing to publish."""
+        return {"address": None, "index": None, "packages": {}}
+
+    def configure(self, test: bool = False) -> dict[str, Any]:
+        """apt's sources are not Webfarm's: nothing is changed."""
+        return {}
 
     def installed(self) -> dict[str, str]:
         """Every installed package with its version; those of a foreign architecture as
@@ -267,7 +281,7 @@ def file_name(name: str, version: str, architecture: str) -> str:
     return f"{name.partition(':')[0]}_{escaped}_{architecture}.deb"
 
 
-def _compare_content(
+def compare_content(
     folder: Path, changes: Iterable[Change], certified: Mapping[str, Binary]
 ) -> None:
     """Raise :class:`Refused` unless ``folder`` has exactly the certified binaries."""

@@ -111,9 +111,9 @@ def refusal(faults: Sequence[str]) -> str:
     """The message: each fault, and what to do."""
     more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
     return (
-        f"{'; '.join(faults[:20])}{more}. Nothing was changed. Certify the set as it is now with"
-        " `salt-run upgrade.certify packages='[…]'`, or bring this machine to where the"
-        " preproduction server was"
+        f"{'; '.join(faults[:20])}{more}. Nothing was changed. Fetch this machine's indexes anew"
+        " with `webfarm_packages.sync`, bring it to where the preproduction server was, or certify"
+        " the set as it is now with `salt-run upgrade.certify packages='[…]'`"
     )
 
 

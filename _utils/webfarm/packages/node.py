@@ -8,12 +8,16 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from webfarm import hw_profiles
 from webfarm.errors import WebfarmError
-from webfarm.packages import disruption, running
+from webfarm.hw_profiles import HwProfile
+from webfarm.packages import disruption, php_tree, running
 from webfarm.packages.apt import Apt
 from webfarm.packages.changes import Binary, Change, compare, expected
+from webfarm.packages.portage import Portage
 from webfarm.packages.settings import Packages
 from webfarm.packages.wanted import wanted
+from webfarm.topology import Topology
 
 Under = Callable[[str | None], AbstractContextManager[None]]
 
@@ -31,8 +35,19 @@ class Manager(Protocol):
     def world(self) -> list[Change]:
         """What an upgrade of everything would change."""
 
-    def install(self, words: Sequence[str], certified: Mapping[str, Binary]) -> list[Change]:
-        """Install what was certified, and nothing else."""
+    def install(
+        self, words: Sequence[str], changes: Sequence[Change], certified: Mapping[str, Binary]
+    ) -> None:
+        """Make these changes, and no others."""
+
+    def build(self, words: Sequence[str], cflags: str, rebuild: bool) -> dict[str, Any]:
+        """Build what the words need."""
+
+    def publish(self) -> dict[str, Any]:
+        """Serve what was built."""
+
+    def configure(self, test: bool = False) -> dict[str, Any]:
+        """Use the profile's binary host."""
 
     def installed(self) -> dict[str, str]:
         """Every package with its version."""
@@ -62,19 +77,30 @@ class Node:
     manager
         Its package manager.
     profile
-        Its hardware profile.
+        The name of its hardware profile.
+    profiles
+        Those of the pillar; when there are some, this machine must be of its own.
     under
         :meth:`webfarm.hold.Holds.under`: holds off a rollout that is newer while it changes.
     """
 
-    def __init__(self, manager: Manager, settings: Packages, profile: str, under: Under) -> None:
+    def __init__(
+        self,
+        manager: Manager,
+        settings: Packages,
+        profile: str,
+        profiles: Mapping[str, HwProfile],
+        under: Under,
+    ) -> None:
         self.manager = manager
         self.settings = settings
         self.profile = profile
+        self._profiles = profiles
         self._under = under
 
     def pretend(self, packages: object) -> dict[str, Any]:
         """What installing the set would change and disturb; changes nothing."""
+        self.check_machine()
         return self._told(self.manager.resolve(wanted(packages)))
 
     def world(self) -> dict[str, Any]:
@@ -83,6 +109,7 @@ class Node:
 
     def install(self, packages: object, certified: object, hold: str | None) -> dict[str, Any]:
         """Install the set when this gives exactly what was certified; else nothing is changed."""
+        self.check_machine()
         words = wanted(packages)
         binaries = expected(certified)
         with self._under(hold):
@@ -91,8 +118,8 @@ class Node:
             compare(changes, binaries, before)
             affected = self._disruption(changes)
             if changes:
-                self.manager.install(words, binaries)
-            after = self.manager.installed()
+                self.manager.install(words, changes, binaries)
+            after = self.manager.installed() if changes else before
         wrong = [
             f"{change.name} is {after.get(change.name)}, expected {change.new}"
             for change in changes
@@ -110,6 +137,38 @@ class Node:
             "reboot": bool(changes) and (kernel or self.manager.reboot()),
             "waiting": self.manager.waiting(),
         }
+
+    def build(self, packages: object, rebuild: bool) -> dict[str, Any]:
+        """Build the set for this machine's profile, on a machine of this profile."""
+        words = wanted(packages)
+        self.check_machine()
+        cflags = self._profiles.get(self.profile, HwProfile()).cflags
+        return self.manager.build(words, cflags, rebuild)
+
+    def export_php(self, package: str, version: str, name: str | None) -> dict[str, Any]:
+        """Serve the PHP of a published package as a tree for the release store."""
+        (atom,) = wanted([f"={package}-{version}"])
+        if not isinstance(self.manager, Portage):
+            raise WebfarmError("PHP is exported from Portage's packages only; nothing was exported")
+        portage = self.manager
+        done = php_tree.export(
+            lambda root: portage.merge_into(root, package, version),
+            name or version,
+            portage.public.parent,
+        )
+        served = (portage.address or "").rpartition("/")[0]
+        return {
+            "version": done.version,
+            "package": atom,
+            "url": f"{served}/{php_tree.FOLDER}/{done.path.name}",
+            "digest": done.digest,
+            "archive": done.archive,
+        }
+
+    def check_machine(self) -> None:
+        """Raise :class:`WebfarmError` when this machine is not of its profile."""
+        if self._profiles:
+            hw_profiles.check(self._profiles, self.profile, hw_profiles.machine())
 
     def verify(self, packages: object) -> list[str]:
         """What differs from what the packages installed; of all packages when none is named."""
@@ -175,8 +234,23 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def of(name: str, settings: Packages) -> Manager:
-    """The package manager of that name."""
-    if name == "apt":
-        return Apt()
-    raise WebfarmError(f"there is no package manager {name}")
+def of(cluster: Topology, minion: str, grains: Mapping[str, Any], under: Under) -> Node:
+    """The machine ``minion`` as the topology describes it."""
+    settings = cluster.packages
+    profile = getattr(cluster.node(minion).node, "hw_profile", "default")
+    made: Manager
+    if manager(settings, grains) == "apt":
+        made = Apt()
+    else:
+        made = Portage(settings.portage, profile, address(cluster, profile))
+    return Node(made, settings, profile, cluster.hw_profiles, under)
+
+
+def address(cluster: Topology, profile: str) -> str | None:
+    """Where the binary host of a profile is: its first preproduction server."""
+    port = cluster.packages.portage.port
+    for server in cluster.preproduction.servers.values():
+        if server.hw_profile == profile:
+            host = f"[{server.address}]" if ":" in server.address else server.address
+            return f"http://{host}:{port}/{profile}"
+    return None

@@ -57,6 +57,13 @@ def is_wanted(word: object) -> bool:
     return bool(_DEBIAN.fullmatch(word) or _GENTOO.fullmatch(word))
 
 
+def without_version(word: str) -> str:
+    """The package's name in one of Gentoo's words (without a slot) or Debian's."""
+    if word.startswith("="):
+        return re.sub(rf"-{_VERSION}$", "", word[1:])
+    return word.partition("=")[0]
+
+
 def _shown(value: object) -> str:
     try:
         text = ascii(value)
