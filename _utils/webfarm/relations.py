@@ -19,7 +19,6 @@ def mistakes(data: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each mistake between entries: clashes, unknown or ambiguous releases."""
     yield from _unique_nodes(data)
     yield from _own_pools(data)
-    yield from _preproduction(data)
     release_of: dict[tuple[str, str], str] = {}
     known = _mapping(data, "releases")
     for name, release in known.items():
@@ -37,24 +36,6 @@ def mistakes(data: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(value, str) and value and value not in known:
             allowed = ", ".join(map(str, known)) or "none"
             yield f"webfarm.{key}: {shown(value)}: is not in webfarm.releases ({allowed})"
-
-
-def _preproduction(data: Mapping[str, Any]) -> Iterator[str]:
-    """Where there is a preproduction, what production runs on must be there too."""
-    servers = _mapping(data, "preproduction", "servers")
-    there = {str(_mapping(server).get("hw_profile", "default")) for server in servers.values()}
-    said: set[str] = set()
-    for name, site in _mapping(data, "sites").items() if servers else ():
-        for farm_name, farm in _mapping(site, "farms").items():
-            for minion, server in _mapping(farm, "servers").items():
-                profile = str(_mapping(server).get("hw_profile", "default"))
-                if profile not in there | said:
-                    said.add(profile)
-                    yield (
-                        f"webfarm.preproduction.servers: has no server of the hardware profile "
-                        f"{shown(profile)}, which webfarm.sites.{name}.farms.{farm_name}.servers."
-                        f"{minion} has; nothing could be certified for it"
-                    )
 
 
 def _unique_nodes(data: Mapping[str, Any]) -> Iterator[str]:

@@ -176,11 +176,12 @@ class Machine:
         self.running = {**self.installed, **sticky}
         return {"restarted": units}
 
-    def webfarm_os_reboot(self) -> Any:
+    def webfarm_os_reboot(self, boot_id: str) -> Any:
+        assert boot_id == self.boot
         before, self.boot = self.boot, str(uuid.uuid4())
         self.running = dict(self.installed)
         self.down = 2
-        return before
+        return {"boot_id": before, "reboots": True}
 
     def webfarm_preproduction_command(self, command: list[str], deadline: float) -> Any:
         return {"code": self.world.code, "output": "all is\nwell"}
