@@ -72,6 +72,8 @@ class Machine:
         changes = ("webfarm_packages.install", "webfarm_release.switch", "webfarm_os.restart")
         if function in (*changes, "webfarm_os.reboot"):
             assert proof, f"{function} without a hold"
+            look = ("webfarm_release.status", self.name)
+            assert self.world.calls[-2] == look, f"{function} without a look just before"
             with self.holds.under(proof):
                 return getattr(self, name)(**given)
         assert proof is None
