@@ -72,6 +72,8 @@ class Machine:
         changes = ("webfarm_packages.install", "webfarm_release.switch", "webfarm_os.restart")
         if function in (*changes, "webfarm_os.reboot"):
             assert proof, f"{function} without a hold"
+            look = ("webfarm_release.status", self.name)
+            assert self.world.calls[-2] == look, f"{function} without a look just before"
             with self.holds.under(proof):
                 return getattr(self, name)(**given)
         assert proof is None
@@ -176,11 +178,12 @@ class Machine:
         self.running = {**self.installed, **sticky}
         return {"restarted": units}
 
-    def webfarm_os_reboot(self) -> Any:
+    def webfarm_os_reboot(self, boot_id: str) -> Any:
+        assert boot_id == self.boot
         before, self.boot = self.boot, str(uuid.uuid4())
         self.running = dict(self.installed)
         self.down = 2
-        return before
+        return {"boot_id": before, "reboots": True}
 
     def webfarm_preproduction_command(self, command: list[str], deadline: float) -> Any:
         return {"code": self.world.code, "output": "all is\nwell"}

@@ -304,7 +304,7 @@ def test_a_reboot_that_did_not_happen_is_found_by_the_boot_id(world: World) -> N
 
     def stay(number: int, function: str, machine: Machine, reply: Reply) -> Reply:
         if function == "webfarm_os.reboot":
-            machine.down, machine.boot = 0, reply.value
+            machine.down, machine.boot = 0, reply.value["boot_id"]
         return reply
 
     world.after = stay

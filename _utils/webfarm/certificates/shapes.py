@@ -17,7 +17,7 @@ _PACKAGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9+_./:-]{0,199}", re.ASCII)
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~:_-]{0,199}", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _TREE = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_SERVICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9@_.:\\-]{0,240}\.service", re.ASCII)
+_SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@-]{0,119}\.service", re.ASCII)
 _BOOT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 Expected = dict[str, dict[str, str]]

@@ -19,6 +19,7 @@ from webfarm.rollout.ledger import line
 
 PRETEND_SECONDS = 600.0
 _LEFT_OUT = re.compile(r"missing\s+/usr/share/(doc|man|locale|info|lintian)/")
+MOST_UNITS = 50  # that webfarm_os.restart takes
 OWN_UNIT = "salt-minion"  # it cannot be restarted by itself and answer
 
 
@@ -57,7 +58,7 @@ class PackagesTrial(Trial):
                 reboot = reboot or needed
                 found["units"] = sorted(units)
         alone = all(shapes.is_service(unit) and not unit.startswith(OWN_UNIT) for unit in units)
-        reboot = reboot or not alone
+        reboot = reboot or not alone or len(units) > MOST_UNITS
         if units and not reboot:
             with self.step("restart") as found:
                 found["units"] = sorted(units)
@@ -192,7 +193,7 @@ class PackagesTrial(Trial):
 
     def _reboot(self) -> None:
         before = self.bench.look().boot
-        reply = self.bench.reply("webfarm_os.reboot", {}, 60.0)
+        reply = self.bench.reply("webfarm_os.reboot", {"boot_id": before}, 60.0)
         if reply.ok is False:
             raise NotCertified(f"{self.server}: webfarm_os.reboot failed: {reply.error[:500]}")
         # a server that goes down may not come to answer: the boot id says what happened
