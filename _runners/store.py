@@ -68,6 +68,7 @@ def add_export(version: str, url: str, archive: str, digest: str) -> dict[str, A
 
         salt-run store.add_export 8.2.36 http://10.77.0.51:8680/_trees/php-8.2.36.tar sha256:… …
     """
+    store.check_version(version)
     with tempfile.TemporaryDirectory(prefix="webfarm-export-") as folder:
         tree = php_tree.fetch(url, archive, Path(folder))
         seen = manifest.of(tree, normalise=True).digest

@@ -68,6 +68,9 @@ GOOD: dict[str, Any] = {
     "webapp": "2",
     "release": "2026.11.2",
     "path": "/nonexistent",
+    "url": "http://127.0.0.1:1/php.tar",
+    "archive": "sha256:" + "0" * 64,
+    "digest": "0" * 64,
 }
 NAMES = ("kind", "version", "php", "webapp", "release", "servers")
 
