@@ -132,8 +132,8 @@ class Machine:
         return {
             "manager": "apt",
             "profile": self.profile,
-            "changes": self._changes(packages),
-            "affects": self.world.affects,
+            "changes": (changes := self._changes(packages)),
+            "affects": self.world.affects if changes else {},
             "disruptive": {},
             "waiting": [],
             "boot_id": self.boot,

@@ -384,6 +384,14 @@ def test_a_release_that_is_another_after_the_soak_is_not_certified(world: World)
     refused(world, RELEASE)
 
 
+def test_a_server_that_reboots_during_the_soak_of_a_release_is_found(world: World) -> None:
+    world.soaking = lambda machine: setattr(machine, "boot", "0" * 8 + "-0000" * 3 + "-" + "0" * 12)
+    assert (
+        "pre1 rebooted during the tests, nobody told it to" in world.certify(**RELEASE)["message"]
+    )
+    refused(world, RELEASE)
+
+
 def test_a_tree_that_is_altered_during_the_soak_is_found(world: World) -> None:
     world.soaking = lambda machine: machine.trees.update({"webapp 2": "f" * 64})
     assert "the tree of webapp 2 is ffff" in world.certify(**RELEASE)["message"]
