@@ -221,7 +221,7 @@ class Before:
 
     release: str
     generation: int
-    members: Mapping[str, Any] = field(default_factory=dict)
+    members: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
