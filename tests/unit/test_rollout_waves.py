@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from easy_cluster import pillar_of
 from easy_waves import DIGEST, NEW, OLD, OsShop
+from webfarm.certificates.model import Uncertified
 from webfarm.errors import WebfarmError
 from webfarm.rollout import back, control, status
 from webfarm.rollout.waves import commands
@@ -178,16 +179,18 @@ def test_a_package_that_is_not_what_was_certified_is_refused_by_name(shop: OsSho
 
 def test_what_is_not_certified_is_not_asked_of_anybody(shop: OsShop) -> None:
     def uncertified(packages: Any, profiles: Any) -> Any:
-        raise WebfarmError(f"{packages} on {profiles}: salt-run upgrade.certify")
+        raise Uncertified(f"{packages} on {profiles}: salt-run upgrade.certify")
 
     shop.context.certified = uncertified
     with pytest.raises(WebfarmError, match=r"upgrade\.certify"):
         upgrade(shop)
     assert shop.cluster.calls == []
-    assert upgrade(shop, force="the hole is open")["state"] == "done"
+    done = upgrade(shop, force="the hole is open")
+    assert done["state"] == "done"
     with shop.context.journal() as journal:
         (record,) = journal.records()
     assert (record["what"], record["why"]) == ("force", "the hole is open")
+    assert record["data"]["run"] == done["run"] and "tool" in record["data"]["past"]
 
 
 def test_a_certificate_decides_what_is_installed(shop: OsShop) -> None:

@@ -56,10 +56,6 @@ def upgrade_os(
         if shows:
             return _plan(context, run, sites, seen, now)
         plan_id_.confirm(str(plan_id), now)
-    if why:
-        with context.journal(make=True) as journal:
-            forced = {"packages": run.goals[0].wave.packages if run.goals[0].wave else ()}
-            journal.record("force", context.holder, why, forced, context.clock.time())
     known = request.same(context, run)
     if known is not run:
         run = replace(known, policy=run.policy, override=run.override)

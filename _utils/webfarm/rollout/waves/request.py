@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from webfarm import names
+from webfarm.certificates.model import Uncertified
 from webfarm.errors import WebfarmError
 from webfarm.packages.wanted import wanted
 from webfarm.policy import budget
@@ -73,16 +74,21 @@ def profiles(scope: Mapping[str, Site]) -> tuple[str, ...]:
 
 def expected(
     context: Context, scope: Mapping[str, Site], packages: Sequence[str], force: str
-) -> dict[str, Expected]:
-    """What must be installed, for each profile, to the last byte.
+) -> tuple[dict[str, Expected], str]:
+    """What must be installed, for each profile, to the last byte; and what ``force`` goes past.
 
     What the certificates say; without preproduction, or by force, what the first server of the
     profile that has something to do would install.
     """
-    if context.certified is not None and not force:
-        found = context.certified(tuple(packages), profiles(scope))
-        if found is not None:
-            return {name: {p: dict(e) for p, e in one.items()} for name, one in found.items()}
+    past = ""
+    try:
+        found = context.certified and context.certified(tuple(packages), profiles(scope))
+    except Uncertified as error:
+        if not force:
+            raise
+        found, past = None, str(error)
+    if found is not None:
+        return {name: {p: dict(e) for p, e in one.items()} for name, one in found.items()}, past
     asked = pretended(context, scope, packages)
     result: dict[str, Expected] = {}
     for site in scope.values():
@@ -94,7 +100,7 @@ def expected(
     if not result and not any(reply.ok for reply in asked.values()):
         shown = listed([f"{name}: {reply.error}" for name, reply in asked.items()])
         raise WebfarmError(f"no server says what would be installed: {shown}")
-    return result
+    return result, past
 
 
 def _changes(reply: Reply) -> Expected:
@@ -147,9 +153,11 @@ def run_of(
     """The run that the arguments name; raises before anything is changed."""
     scope = sites(context, site)
     words = wanted(packages)
-    certified = expected(context, scope, words, force)
+    certified, past = expected(context, scope, words, force)
     goals = waves(scope, words, certified, reboot_of(reboot), online)
-    return Run("os", goals, arguments.overrides(policy), arguments.reason(override, "override"))
+    why = arguments.reason(override, "override")
+    changes = arguments.overrides(policy)
+    return Run("os", goals, changes, why, force=force if past else "", past=past)
 
 
 def same(context: Context, run: Run) -> Run:
