@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from webfarm.certificates.model import PACKAGES, Subject
 from webfarm.rollout.act import SETTLE_SECONDS, polls, wait
 from webfarm.rollout.model import Reply, Step, listed
 from webfarm.rollout.watch_over import LOOK_SECONDS, LOOKS
@@ -121,7 +122,10 @@ def _other(now: WaveSituation, name: str, reply: Reply) -> str:
                 f"{package} would be {would.get('to')} ({would.get('digest')!s:.19}), certified is "
                 f"{certified['to']} ({certified['digest']:.19})"
             )
-    return listed(found)
+    if not found:
+        return ""
+    again = Subject(PACKAGES, now.wave.packages).command
+    return f"{listed(found)}; certify what there is now: {again}"
 
 
 # -- waits -----------------------------------------------------------------------------------------
