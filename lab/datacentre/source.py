@@ -22,7 +22,7 @@ WEBAPPS = ("1", "2")
 ALWAYS: dict[str, Any] = {
     "snapshots": {"provider": "btrfs", **SUBVOLUME},
     # the lab's tests go from release to release: only packages need a certificate
-    "preproduction": {"certify": ["packages"]},
+    "preproduction": {"certify": ["packages"], "soak_seconds": 10, "soak_requests": 200},
 }
 
 EXCLUDED = (

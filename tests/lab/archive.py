@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -50,6 +52,7 @@ class Archive:
         self.nodes = tuple(nodes)
         self._work = work
         self._made = 0
+        self._dated = 0
 
     # -- packages
 
@@ -147,6 +150,10 @@ class Archive:
             f"Origin: lab\nSuite: lab\nDate: Sun, 01 Nov 2026 00:00:00 UTC\n"
             f"SHA256:\n {digest} {size} Packages\n"
         )
+        # apt takes an index of the same second for the one that it has
+        self._dated = max(int(time.time()), self._dated + 1)
+        for name in ("Packages", "Release"):
+            os.utime(self._root / name, (self._dated, self._dated))
 
     def corrupt(self, word: str) -> None:
         """Change a published binary, not the index that tells what it is."""
