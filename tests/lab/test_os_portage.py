@@ -14,7 +14,7 @@ from gentoo import ATOM, Gentoo
 from lab_words import Lab
 from waves import PREPRODUCTION, Cluster, finished, refused
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 PUBLIC = f"{gentoo.HOST}/public"
 

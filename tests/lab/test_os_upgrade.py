@@ -75,6 +75,7 @@ def test_a_certified_set_is_installed_in_service_on_every_web_server(
     assert again.ok and again.data and again.data["state"] == "nothing", again
 
 
+@pytest.mark.long
 def test_what_a_running_service_maps_is_not_installed_in_service(
     cluster: Cluster, debs: Archive
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_binary_that_changed_after_the_certificate_is_refused(
     assert cluster.untouched() == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("harm", ["corrupt", "withdraw"])
 def test_a_binary_that_is_not_what_the_index_says_is_refused_by_name(
     cluster: Cluster, debs: Archive, harm: str
@@ -120,6 +122,7 @@ def test_a_binary_that_is_not_what_the_index_says_is_refused_by_name(
     debs.refresh()
 
 
+@pytest.mark.long
 def test_an_expired_certificate_is_refused(cluster: Cluster, debs: Archive) -> None:
     wanted = debs.tool("1.3")
     debs.refresh()
@@ -130,6 +133,7 @@ def test_an_expired_certificate_is_refused(cluster: Cluster, debs: Archive) -> N
     assert cluster.untouched() == before
 
 
+@pytest.mark.long
 def test_force_goes_ahead_and_is_recorded(cluster: Cluster, debs: Archive) -> None:
     wanted, reason = debs.tool("1.4"), "the certificate is late"
     debs.refresh()
@@ -175,6 +179,7 @@ def test_waves_over_both_sites_reboot_every_web_server_and_lose_nothing(
             assert seen.ever(balancer) == members
 
 
+@pytest.mark.long
 def test_a_run_of_waves_that_is_killed_goes_on_where_it_was(
     cluster: Cluster, debs: Archive
 ) -> None:
@@ -229,6 +234,7 @@ def test_a_package_after_which_a_service_does_not_start_is_taken_back_on_the_fir
     cluster.level()
 
 
+@pytest.mark.long
 def test_a_server_that_does_not_come_back_stops_the_next_wave_and_is_named(
     cluster: Cluster, debs: Archive
 ) -> None:
@@ -263,6 +269,7 @@ REBOOT_SOON = "policy={reboot_seconds: 120}"
 # -- preproduction ---------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_what_does_not_pass_in_preproduction_is_not_certified(
     cluster: Cluster, debs: Archive
 ) -> None:
