@@ -68,7 +68,7 @@ def install(kind: str, disk: str) -> None:
         run("lvcreate --quiet --yes --type thin-pool --size 160M --name pool vgthin")
         run("lvcreate --quiet --yes --virtualsize 64M --thin --name root vgthin/pool")
     else:
-        run("lvcreate --quiet --yes --size 64M --name root vgthick")
+        run("lvcreate --quiet --yes --size 128M --name root vgthick")
     run(f"mkfs.ext4 -q /dev/vg{kind}/root")
     boot(kind)
     for folder in ("usr/lib", HOLDS, LOGS, "etc/salt/pki/minion"):
@@ -132,6 +132,8 @@ def second_boot(kind: str) -> None:
         assert Path("/run/aside/usr/lib/libssl").read_text() == "broken"
         run("umount /run/aside")
         assert provider(kind, keep_aside=0).expire()["dropped"] == [aside["name"]]
+        (root(kind) / "big").write_bytes(os.urandom(32 << 20))
+        os.sync()
         refused(lambda: provider(kind, min_free_percent=90).take("more"), "% are free")
     else:
         refused(lambda: provider(kind, size_percent=100).take("more"), "a snapshot needs")
