@@ -31,7 +31,7 @@ Percent = Annotated[float, Field(ge=0, le=90)]
 class Snapshots(Model):
     """How the servers' roots are kept before a change, and for how long."""
 
-    provider: Literal["none", "btrfs"] = "none"
+    provider: Literal["none", "btrfs", "lvm"] = "none"
     keep: Annotated[int, Field(ge=1, le=100)] = 5
     keep_aside: Annotated[int, Field(ge=0, le=100)] = 2
     max_age_days: Annotated[float, Field(gt=0, le=3650)] = 14
@@ -44,8 +44,22 @@ class Snapshots(Model):
         "@"
     )
 
+    # lvm
+    volume: (
+        Annotated[
+            str,
+            StringConstraints(
+                pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,62}/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,47}$"
+            ),
+        ]
+        | None
+    ) = None
+    size_percent: Annotated[int, Field(ge=1, le=100)] = 20
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.provider == "lvm" and self.volume is None:
+            raise ValueError("provider lvm needs `volume: GROUP/NAME`, the root's logical volume")
         for path in self.preserve:
             if covers(path, self.mount) or covers(self.mount, path):
                 raise ValueError(f"preserve {path} and mount {self.mount} lie in one another")

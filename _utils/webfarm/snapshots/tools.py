@@ -17,6 +17,7 @@ _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LC_ALL": "C",
     "TZ": "UTC",
+    "LVM_SUPPRESS_FD_WARNINGS": "1",  # the lock is inherited on purpose
 }
 _PACKAGES = {"btrfs": "btrfs-progs", "lvs": "lvm2"}
 
