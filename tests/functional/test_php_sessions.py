@@ -616,7 +616,7 @@ def test_requests_while_a_member_restarts_as_planned_follow_one_another(site: Si
     stopping = in_background(site.stop_cache, server)
     wait_for(lambda: young(site, WS2) == "retiring", "the member is about to stop")
     second = in_background(another(client).count, path=f"{HOLD}?as=second")
-    time.sleep(0.5)  # the member could have stopped by now, and must not
+    time.sleep(2)  # the member could have stopped by now, and must not
     assert not stopping.done()
     site.let_go(name="first")
     assert first.result(PATIENCE) == 2
@@ -699,17 +699,17 @@ def memcache_stat(site: Site, server: str, name: str) -> str:
 def test_a_young_member_keeps_no_entry_and_is_not_believed(site: Site) -> None:
     """Who takes it for away has only the database's lock, and cannot take an entry out."""
     client, server = session_on(site, WS2), site.servers[WS2]
-    [entry] = site.cached_keys(server, "session")
-    text = site.cache_command(server, f"get {entry.replace('%3A', ':')}").splitlines()
+    key = f"session:{client.cookies['PHPSESSID']}"
+    got = site.cache_command(server, f"get {key}")
+    _, _, old = got.removesuffix("\r\nEND\r\n").partition("\r\n")
     site.cache_command(server, "set young 0 70 1\r\n1")
     assert client.count() == 2
     assert site.cached_keys(server, "session") == []
-    old = "\r\n".join(text[1:-1])
-    site.cache_command(server, f"set {entry.replace('%3A', ':')} 0 0 {len(old)}\r\n{old}")
+    site.cache_command(server, f"set {key} 0 0 {len(old)}\r\n{old}")
     assert client.count() == 3
     site.cache_command(server, "delete young")
     assert [client.count(), client.count()] == [4, 5]
-    assert site.cached_keys(server, "session") == [entry]
+    assert len(site.cached_keys(server, "session")) == 1
 
 
 @pytest.mark.parametrize(
@@ -828,7 +828,7 @@ def test_while_members_restart_as_planned_sessions_with_many_requests_at_once_lo
 
     def keep_asking(which: int, place: str) -> None:
         while not stop.is_set() and not faults:
-            answer = another(clients[which]).ask(place, path="/?ms=20")
+            answer = another(clients[which]).ask(place, path="/?ms=150")
             if answer.status == 200:
                 counts[which].append(answer.json["count"])
             else:
@@ -853,4 +853,4 @@ def test_while_members_restart_as_planned_sessions_with_many_requests_at_once_lo
     assert faults == []
     for counted in counts:
         assert sorted(counted) == list(range(2, len(counted) + 2))
-        assert len(counted) > 50
+        assert len(counted) > 20
