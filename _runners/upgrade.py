@@ -218,8 +218,9 @@ def os_(
         lambda context: waves.upgrade_os(
             context, site, packages, kind, reboot, policy, plan, plan_id, override, force
         ),
-        required=("site",),
+        required=("site", "kind"),
         site=site,
+        kind=kind,
         plan_id=plan_id,
     )
 

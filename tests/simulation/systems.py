@@ -36,8 +36,10 @@ class Systems:
                     self._opens(place, web)
                     node.admin.pop(name, None)
                     continue
+                leaves = name not in node.admin
                 node.admin[name] = state
-                self._leaves(place, node, farm, given.get("force") is True)
+                if leaves:
+                    self._leaves(place, node, farm, given.get("force") is True)
                 if state == "drain":  # believed in until its checks say otherwise
                     node.up[name] = True
             self.world.checks(place, [place.web[name] for name in servers])

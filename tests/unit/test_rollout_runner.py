@@ -17,7 +17,8 @@ import salt.client
 from webfarm.errors import BadName, WebfarmError
 from webfarm.rollout.context import Context
 
-from tests.unit.easy_cluster import Shop, pillar_of
+from tests.unit.easy_cluster import pillar_of
+from tests.unit.easy_waves import OsShop
 
 ROOT = Path(__file__).parents[2]
 
@@ -173,6 +174,7 @@ FUNCTIONS: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "farm": ("commands", "upgrade", ("site1", "farm2")),
     "site": ("commands", "upgrade", ("site1",)),
     "all_": ("commands", "upgrade", ()),
+    "os_": ("waves", "upgrade_os", ("site1", "tool", "online")),
     "server": ("servers", "server", ("site1", "farm2", "ws1")),
     "rejoin": ("servers", "rejoin", ("ws1",)),
     "status": ("status_", "status", ()),
@@ -245,6 +247,7 @@ TYPED: dict[str, Any] = {
     # what each argument otherwise gets
     **{"site": "site1", "farm": "farm2", "server": "site1-farm2-ws1", "minion": "site1-lb1"},
     **{"release": "2026.11.2", "reason": "a reason"},
+    **{"packages": "tool", "kind": "disruptive"},
 }
 
 
@@ -256,7 +259,7 @@ def test_nothing_that_is_typed_makes_a_traceback(
     pillar: dict[str, Any],
     name: str,
 ) -> None:
-    shop = Shop(tmp_path, pillar_of(pillar))
+    shop = OsShop(tmp_path, pillar_of(pillar))
 
     @contextmanager
     def context(*_: Any) -> Iterator[Context]:
