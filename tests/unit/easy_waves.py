@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from easy_cluster import EasyCluster, Shop
 from webfarm.rollout.model import Reply, Seen, ServerAtBalancer
 from webfarm.rollout.waves.values import OsView
+
+from tests.unit.easy_cluster import EasyCluster, Shop
 
 OLD, NEW, DIGEST = "1.0", "2.0", "sha256:" + "a" * 64
 

@@ -174,6 +174,7 @@ FUNCTIONS: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "farm": ("commands", "upgrade", ("site1", "farm2")),
     "site": ("commands", "upgrade", ("site1",)),
     "all_": ("commands", "upgrade", ()),
+    "os_": ("waves", "upgrade_os", ("site1", "tool", "online")),
     "server": ("servers", "server", ("site1", "farm2", "ws1")),
     "rejoin": ("servers", "rejoin", ("ws1",)),
     "status": ("status_", "status", ()),
@@ -188,7 +189,6 @@ FUNCTIONS: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "certify": ("certificates_", "certify", ("2026.11.2",)),
     "certificates": ("certificates_", "certificates", ()),
     "revoke": ("certificates_", "revoke", (7, "loses carts")),
-    "os_": ("waves", "upgrade_os", ("site1", ["rsync"], "online")),
     "good": ("control", "good", ("2026.11.2", "it was the database")),
 }
 

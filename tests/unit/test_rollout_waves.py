@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from easy_cluster import pillar_of
-from easy_waves import DIGEST, NEW, OLD, OsShop
 from webfarm.certificates.model import Uncertified
 from webfarm.errors import WebfarmError
 from webfarm.rollout import back, control, status
 from webfarm.rollout.waves import commands
 
 from tests.conftest import EXAMPLE
+from tests.unit.easy_cluster import pillar_of
+from tests.unit.easy_waves import DIGEST, NEW, OLD, OsShop
 
 
 def pillar(servers: tuple[int, ...] = (2, 2), sites: int = 1, **policy: Any) -> dict[str, Any]:
