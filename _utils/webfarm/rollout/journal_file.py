@@ -143,6 +143,7 @@ def _check(path: Path) -> None:
     try:
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
+            connection.execute("BEGIN")  # one moment: another process may be making the tables
             version = _version(connection)
             tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
             damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
