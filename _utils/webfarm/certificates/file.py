@@ -88,9 +88,13 @@ def _check(connection: sqlite3.Connection, path: Path | str) -> None:
     try:
         if str(path) != ":memory:" and 0 < Path(path).stat().st_size < SMALLEST:
             raise sqlite3.DatabaseError("it is too small")  # SQLite would write over it
-        version = _version(connection)
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-        damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        connection.execute("BEGIN")  # one moment: another process may be making the tables
+        try:
+            version = _version(connection)
+            tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+            damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        finally:
+            connection.execute("ROLLBACK")
     except sqlite3.OperationalError as error:
         raise WebfarmError(
             f"the certificates {path} cannot be read ({error}); use the account of the Salt "
