@@ -205,6 +205,7 @@ class Site:
         minion: str,
         home: Path,
         change: dict[str, str] | None = None,
+        manager: str = "apt",
         **context: object,
     ) -> str:
         """A template of the state tree, with the node's folders moved below ``home``."""
@@ -218,6 +219,7 @@ class Site:
             salt={
                 "webfarm_topology.get": lambda: self.topology,
                 "webfarm_topology.node": lambda: node,
+                "webfarm_packages.manager": lambda: manager,
                 "file.is_link": lambda path: (home / path.removeprefix("/")).is_symlink(),
                 "file.file_exists": lambda path: (home / path.removeprefix("/")).is_file(),
                 "file.readlink": lambda path: os.readlink(home / path.removeprefix("/")),

@@ -189,7 +189,8 @@ def test_the_labs_webapp_takes_posts_and_says_how_much_came(site: Site) -> None:
     assert client.ask(method="DELETE").status == 405
 
 
-def test_a_preproduction_servers_configuration_is_valid(site: Site) -> None:
+@pytest.mark.parametrize("manager", ["apt", "portage"])
+def test_a_preproduction_servers_configuration_is_valid(site: Site, manager: str) -> None:
     home = site.servers[WS1].home  # its folders will do
     checks = {
         "php/files/php-fpm.conf.jinja": [PHP_FPM, "--test", "--fpm-config"],
@@ -198,7 +199,7 @@ def test_a_preproduction_servers_configuration_is_valid(site: Site) -> None:
     }
     for template, command in checks.items():
         file = site.home / "preproduction"
-        file.write_text(site.render(template, PREPRODUCTION, home))
+        file.write_text(site.render(template, PREPRODUCTION, home, manager=manager))
         done = subprocess.run([*command, str(file)], capture_output=True, text=True)
         assert done.returncode == 0, (template, done.stderr)
 

@@ -46,7 +46,8 @@ class Container:
 
     def boot(self) -> None:
         self.off()
-        outside = {str(REPOSITORY), sys.prefix, sys.base_prefix, "/usr"}
+        prefix = str(Path(sys.prefix).resolve())  # an environment may be a symlink
+        outside = {str(REPOSITORY), sys.prefix, prefix, sys.base_prefix, "/usr"}
         top = [
             one
             for one in outside
