@@ -468,6 +468,18 @@ def test_who_has_lost_the_server_signs_nothing(world: World) -> None:
     refused(world)
 
 
+def test_who_has_lost_a_server_at_the_last_moment_signs_nothing(world: World) -> None:
+    def told(text: str) -> None:
+        if text.startswith("r660 pre2: read back after the soak done"):
+            with world.context.journal() as journal:
+                lease.unlock(journal.connection, "webfarm.pre1", "carol", "why not", world)
+
+    world.context.watcher.told = told  # type: ignore[method-assign]
+    with pytest.raises(Held, match="no longer held"):
+        world.certify(**SET)
+    refused(world)
+
+
 def test_what_to_certify_must_be_said_and_must_exist(world: World) -> None:
     for given in ({}, {**SET, **RELEASE}):
         with pytest.raises(WebfarmError, match="one of them"):
