@@ -11,7 +11,7 @@ from typing import Any
 from webfarm.certificates.model import PACKAGES, Subject
 from webfarm.rollout.act import polls, wait
 from webfarm.rollout.model import Reply, Step, listed
-from webfarm.rollout.watch_over import LOOK_SECONDS, LOOKS
+from webfarm.rollout.watch_over import mean_load
 from webfarm.rollout.waves import members, watch
 from webfarm.rollout.waves.situation import WaveSituation
 from webfarm.rollout.waves.world import WaveWorld
@@ -85,15 +85,9 @@ def _preflight(step: Step, world: WaveWorld) -> Result:
     if errors:
         shown = listed([f"{name}: {why}" for name, why in errors.items()])
         return Result("failed", {**evidence, "errors": errors}, shown)
-    loads = []
-    for _ in range(LOOKS):  # one look may catch an odd moment
-        world.clock.sleep(LOOK_SECONDS)
-        world.observe(servers=False)
-        if not world.situation.blind:
-            loads.append(world.situation.load_without(step.targets))
-    if not loads:
+    load = mean_load(world, lambda: world.situation.load_without(step.targets))
+    if load is None:
         return Result("unknown", evidence, listed(world.situation.blind))
-    load = sum(loads) / len(loads)
     evidence["utilisation_without"] = round(load, 3)
     busy = watch.too_busy(world.situation, step.targets, load)
     return Result("failed", evidence, busy) if busy else Result("done", evidence)

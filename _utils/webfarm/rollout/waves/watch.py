@@ -7,7 +7,7 @@ the wave are one side, all other servers of their site the other.
 from collections.abc import Callable
 from dataclasses import replace
 
-from webfarm.rollout import gates
+from webfarm.rollout import gates, watch_over
 from webfarm.rollout.model import FarmAtBalancer, Seen, Step, listed
 from webfarm.rollout.waves.refusals import too_busy
 from webfarm.rollout.waves.situation import WaveSituation
@@ -15,9 +15,6 @@ from webfarm.rollout.waves.world import WaveWorld
 from webfarm.rollout.world import Result
 
 __all__ = ["soak", "too_busy"]
-
-POLL_SECONDS = 2.0
-SICK_LOOKS = 2  # one look may catch an odd moment
 
 
 def soak(
@@ -27,41 +24,22 @@ def soak(
     stopping: Callable[[], bool],
 ) -> Result:
     """As :func:`webfarm.rollout.watch_over.soak`, of servers instead of a farm."""
-    start = world.clock.monotonic()
-    policy, deadline = world.site.policy, step.deadline or 0.0
-    first, sick = by_server(world.seen), 0
-    while True:
-        spent = world.clock.monotonic() - start
-        now = world.situation
-        evidence: dict[str, object] = {"seconds": round(spent, 1)}
-        verdict = None
-        if not now.blind:
-            trouble = _sick(now, step.targets)
-            sick = sick + 1 if trouble else 0
-            if sick >= SICK_LOOKS:
-                return Result("failed", evidence, trouble)
-            others = [
-                n for f in now.site.farms.values() for n in f.servers if n not in step.targets
-            ]
-            seen = by_server(world.seen)
-            verdict = gates.judge(
-                policy.gates,
-                gates.sample(first, seen, step.targets),
-                gates.sample(first, seen, others) if others else None,
-            )
-            evidence |= {"gate": verdict.state, **verdict.evidence}
-            if verdict.state == "fail":
-                return Result("failed", evidence, verdict.why)
-            if spent >= deadline and verdict.state == "pass" and not sick:
-                return Result("done", evidence)
-        if spent >= deadline + policy.gates.patience_seconds:
-            why = verdict.why if verdict else listed(now.blind)
-            return Result("inconclusive", evidence, why)
-        if stopping():
-            return Result("stopped", evidence)
-        waits(verdict.why if verdict and spent >= deadline else step.why, spent)
-        world.clock.sleep(min(POLL_SECONDS, deadline - spent if spent < deadline else POLL_SECONDS))
-        world.observe(servers=False)
+    first = by_server(world.seen)
+    farms = world.site.farms.values()
+    others = [name for farm in farms for name in farm.servers if name not in step.targets]
+
+    def verdict() -> gates.Verdict:
+        seen = by_server(world.seen)
+        return gates.judge(
+            world.site.policy.gates,
+            gates.sample(first, seen, step.targets),
+            gates.sample(first, seen, others) if others else None,
+        )
+
+    def sickness() -> str:
+        return _sick(world.situation, step.targets)
+
+    return watch_over.watch(step, world, waits, stopping, sickness, verdict)
 
 
 def by_server(seen: Seen) -> Seen:

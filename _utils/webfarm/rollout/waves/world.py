@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from webfarm.rollout.cluster import Clock, Cluster
-from webfarm.rollout.model import Goal, Next, Seen
+from webfarm.rollout.model import Goal, Next
 from webfarm.rollout.waves.planner import decide, remember
 from webfarm.rollout.waves.situation import WaveSituation
 from webfarm.rollout.waves.values import WaveMemory
@@ -44,8 +44,3 @@ class WaveWorld(World):
     def situation(self) -> WaveSituation:  # type: ignore[override]
         """Questions on the last observation."""
         return WaveSituation(self.goal, self.site, self.seen, self.memory)
-
-    @property
-    def lately(self) -> Seen:
-        """The last observation."""
-        return self.seen
