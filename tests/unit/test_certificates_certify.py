@@ -90,10 +90,18 @@ def test_a_process_that_still_runs_from_old_files_after_the_restart_means_a_rebo
     assert world.machines["pre2"].running["libssl3"] == "3.0.2"
 
 
-def test_a_package_that_no_service_uses_restarts_nothing(world: World) -> None:
+@pytest.mark.parametrize("broken", [False, True])
+def test_services_are_restarted_also_for_a_package_that_none_of_them_uses(
+    world: World, broken: bool
+) -> None:
+    """It may have harmed their configuration: nginx would not start at its next restart."""
     world.affects = {}
-    assert world.certify(packages="nginx")["result"]
-    assert not {"webfarm_os.restart", "webfarm_os.reboot"} & {call for call, _ in world.calls}
+    world.broken_service = broken
+    done = world.certify(packages="nginx")
+    assert done["result"] is not broken
+    assert not broken or "nginx.service does not start" in done["message"], done
+    assert ("webfarm_os.restart", "pre1") in world.calls
+    assert ("webfarm_os.reboot", "pre1") not in world.calls
 
 
 def test_a_release_is_certified_with_the_digests_of_its_trees(world: World) -> None:

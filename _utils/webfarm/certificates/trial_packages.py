@@ -7,6 +7,7 @@ server already, from an earlier trial, is still known by its digests.
 
 import re
 
+from webfarm import osnode
 from webfarm.certificates import shapes
 from webfarm.certificates.bench import Bench, Look, Means
 from webfarm.certificates.book import Book
@@ -42,7 +43,11 @@ class PackagesTrial(Trial):
         self.changes: shapes.Expected = {}
 
     def change(self, first: Look) -> None:
-        """Install what the archive has now, then restart what uses it, or reboot."""
+        """Install what the archive has now, then restart every service, or reboot.
+
+        Every one, not only those that use a file of the packages: what a package leaves in
+        somebody's configuration is found at the next start, which must not be production's.
+        """
         units: set[str] = set()
         with self.step("pretend") as found:
             self.changes, affected = self._pretend()
@@ -57,6 +62,8 @@ class PackagesTrial(Trial):
                 units |= affected
                 reboot = reboot or needed
                 found["units"] = sorted(units)
+        if self.changes:
+            units |= {f"{name}.service" for name in osnode.OURS}
         alone = all(shapes.is_service(unit) and not unit.startswith(OWN_UNIT) for unit in units)
         reboot = reboot or not alone or len(units) > MOST_UNITS
         if units and not reboot:
